@@ -1,0 +1,220 @@
+"""
+aia.py: Attention Interaction Alignment (Zheng et al., arXiv 2511.22663). Read it after model.py; sample.py comes next.
+
+  1. the interaction   how strongly each layer attends across modalities, per task
+  2. the reference     the same of single-task models, cut into stages of constant target and threshold
+  3. the loss          pulls the first toward the second
+  4. the picture       of the curves
+
+    python aia.py OUT [OUT ...]      # the curves of runs as a table, and side by side as one picture
+"""
+import argparse, json, sys
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from data import ASSETS, TASKS, load_dataset, to_batch
+from model import latest_run, load_model
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 1. the interaction
+
+
+def interaction(mass, query):
+    """
+    Cross-modal interaction intensity, paper eq. 1: the attention weight on the other modality, summed over its keys (done in the model:
+    mass (L, B, T), mean over heads), mean over the queries (B, T) of a sample. Returns (L, B), each between 0 and 1.
+      generate    from the picture's places to the prompt's tokens
+      understand  from the answers' places to the image tokens
+    """
+    return (mass * query).sum(-1) / query.sum(-1).clamp(min=1)
+
+
+@torch.no_grad()
+def measure(model, data, n=100):
+    """{task: {"mean": [L], "std": [L]}} over n validation samples (the paper's 100); a task without rows is left out."""
+    out, device = {}, next(model.parameters()).device
+    for task in TASKS:
+        if task in data.rows["val"]:
+            batch = to_batch(*(x[:n] for x in data.rows["val"][task]), device=device)
+            _, mass = model(batch["idx"], batch["key"], at=batch["at"])
+            I = interaction(mass, batch["query"]).double().cpu()  # (L, n)
+            out[task] = {"mean": I.mean(1).tolist(), "std": I.std(1).tolist()}
+    return out
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 2. the reference
+
+# Paper, tables S4 and S5: from which of Emu3's 32 layers on, which (threshold, target)
+PAPER = {"generate": [(0, .2, .4), (10, .1, .4), (25, .05, .2)],
+         "understand": [(0, .05, .1), (10, .05, .15), (20, .05, .3), (31, .05, .2)]}
+
+
+def stages(curve, n=3):
+    """
+    A curve (L values) cut into n ranges of neighbouring layers, at the cuts that leave the least squared spread ("stage-level intensity").
+    Returns target and threshold per layer, [L] each: a range's mean, and its largest deviation from it, at least the paper's least, 0.05.
+    """
+    curve = np.asarray(curve, float)
+    inner = range(1, len(curve))
+    cuts = min(combinations(inner, min(n, len(curve)) - 1), key=lambda c: sum(((p - p.mean()) ** 2).sum() for p in np.split(curve, c)))
+    T, d = [], []
+    for part in np.split(curve, cuts):
+        T += [float(part.mean())] * len(part)
+        d += [max(.05, float(np.abs(part - part.mean()).max()))] * len(part)
+    return T, d
+
+
+def reference(kind, n_layer, size=None, data=None, device="cpu", n_stages=3):
+    """
+    {"name": kind, task: {"curve": [L], "T": [L], "d": [L]}}, or None if `small` is not there yet for this data and shape.
+      small    assets/reference.json for the toy world, else reference-SIZE.json beside the data (train.py makes it)
+      paper    the published table, laid over relative depth
+      a path   a run's folder, or two with a comma between; each is measured on `data` for the tasks it was trained on
+    """
+    out = {"name": kind}
+    if kind == "paper":
+        for task, rows in PAPER.items():
+            at = [max(r for r in rows if r[0] / 32 <= l / n_layer) for l in range(n_layer)]
+            out[task] = {"curve": [r[2] for r in at], "T": [r[2] for r in at], "d": [r[1] for r in at]}
+        return out
+    if kind == "small":
+        file = ASSETS / "reference.json"
+        shipped = json.loads(file.read_text()) if data.meta["kind"] == "toy" and file.exists() else {}
+        file = data.folder / f"reference-{size}.json"
+        curves = shipped.get(size) or (json.loads(file.read_text()) if file.exists() else {})
+    else:
+        curves = {}
+        for folder in kind.split(","):
+            model, config = load_model(folder, device)
+            got = measure(model, data)
+            curves |= {t: got[t]["mean"] for t in got if config["train"]["task"] in (t, "both")}
+    if not curves:
+        return None
+    for task, curve in curves.items():
+        if task in TASKS:
+            curve = np.interp(np.linspace(0, 1, n_layer), np.linspace(0, 1, len(curve)), curve).tolist()  # other depths: relative depth
+            out[task] = dict(zip(("curve", "T", "d"), (curve, *stages(curve, n_stages))))
+    return out
+
+
+def distance(now, ref):
+    """Mean absolute difference of measured curves and the reference's, over the layers: {task: number}."""
+    return {t: float(np.abs(np.subtract(now[t]["mean"], ref[t]["curve"])).mean()) for t in TASKS if t in now and t in ref}
+
+
+def correlation(now):
+    """Pearson's correlation of the two tasks' curves across layers (paper Fig. 1: negative), or None without both tasks."""
+    return float(np.corrcoef(*[now[t]["mean"] for t in TASKS])[0, 1]) if len(now.keys() & set(TASKS)) == 2 else None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 3. the loss
+
+
+def aia_loss(I, valid, T, d):
+    """
+    Paper eq. 2 with Huber divided by its threshold (smooth L1), so that it is of the order of |I - T| and its weight of the order of its share
+    of the loss. Per sample and layer, mean over layers and over the samples that have keys.
+    I (L, B); valid (B,); T, d (L, 1) targets and thresholds of the rows' task. Returns a scalar.
+    """
+    off = (I - T).abs()
+    loss = torch.where(off <= d, off ** 2 / (2 * d), off - d / 2)
+    return (loss.mean(0) * valid).sum() / valid.sum().clamp(min=1)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 4. the picture
+
+INK, GRID, HUE = (40, 40, 46), (226, 226, 230), {"generate": (217, 95, 2), "understand": (31, 98, 180)}
+
+
+def draw_curves(runs, path):
+    """
+    runs: [(title, {"history": [...], "reference": ...})] -> a PNG with one panel a run. Per task: solid the curve now with a band of one standard
+    deviation over samples, thin where training (or the AIA phase) began, dashed the reference.
+    """
+    S = 2  # drawn twice as large, then reduced: Pillow's lines have no antialiasing
+    W, H, left, top, bottom = 400, 330, 56, 46, 50
+    font, small = ImageFont.load_default(15 * S), ImageFont.load_default(12 * S)
+    page = Image.new("RGB", (W * len(runs) * S, (H + 40) * S), "white")
+    draw = ImageDraw.Draw(page, "RGBA")
+    tops = [v for _, r in runs for h in r["history"][-1:] for t in TASKS if t in h for v in np.add(h[t]["mean"], h[t]["std"])]
+    tops += [v for _, r in runs for t in TASKS for v in ((r.get("reference") or {}).get(t) or {"curve": []})["curve"]]
+    high = np.ceil(max(tops + [.1]) * 10) / 10
+    for p, (title, run) in enumerate(runs):
+        L = len(next(run["history"][-1][t] for t in TASKS if t in run["history"][-1])["mean"])
+        X = lambda l: (p * W + left + (W - left - 20) * l / max(L - 1, 1)) * S
+        Y = lambda v: (H - bottom - (H - top - bottom) * min(v, high) / high) * S
+        for v in np.arange(0, high + .01, .1 if high <= .6 else .2):
+            draw.line((X(0), Y(v), X(L - 1), Y(v)), GRID, S)
+            draw.text((X(0) - 10 * S, Y(v)), f"{v:.1f}", INK, small, "rm")
+        for l in range(0, L, max(1, L // 8)):
+            draw.text((X(l), Y(0) + 6 * S), str(l), INK, small, "ma")
+        draw.text((X((L - 1) / 2), Y(0) + 23 * S), "layer", INK, small, "ma")
+        draw.text((X((L - 1) / 2), 10 * S), title, INK, font, "ma")
+        if p == 0:
+            draw.text((8 * S, 30 * S), "interaction", INK, small, "la")
+
+        def line(values, color, width, dash=False):
+            points = [(X(l), Y(v)) for l, v in enumerate(values)]
+            for a, b in zip(points, points[1:]):
+                parts = 12 if dash else 1
+                for k in range(0, parts, 2):
+                    u, w = k / parts, (k + 1) / parts
+                    draw.line([(a[0] + (b[0] - a[0]) * f, a[1] + (b[1] - a[1]) * f) for f in (u, w)], color, width * S)
+
+        first, now, ref = next((h for h in run["history"] if h["phase"]), run["history"][0]), run["history"][-1], run.get("reference") or {}
+        for t in TASKS:
+            if t in now:
+                m, s = np.array(now[t]["mean"]), np.array(now[t]["std"])
+                draw.polygon([(X(l), Y(v)) for l, v in enumerate(m + s)] + [(X(l), Y(max(v, 0))) for l, v in reversed(list(enumerate(m - s)))],
+                             HUE[t] + (36,))
+                line(first[t]["mean"], HUE[t] + (110,), 1)
+                line(m, HUE[t], 3)
+            if t in ref:
+                line(ref[t]["curve"], HUE[t], 2, dash=True)
+    x, y = 20 * S, (H + 16) * S
+    for label, t, style in (("generate: picture to text", "generate", 3), ("understand: answer to picture", "understand", 3),
+                            ("at first", None, 1), ("reference", None, 2)):
+        color = HUE[t] if t else INK
+        for k in range(0, 30, 10):
+            draw.line((x + k * S, y, x + (k + (5 if style == 2 else 10)) * S, y), color, style * S)
+        draw.text((x + 36 * S, y), label, INK, small, "lm")
+        x += int(draw.textlength(label, small)) + 56 * S
+        if x > (W * len(runs) - 120) * S:
+            x, y = 20 * S, y + 16 * S
+    page.resize((page.width // S, page.height // S), Image.LANCZOS).save(path)
+
+
+if __name__ == "__main__":
+    p = argparse.ArgumentParser(description="The interaction curves of runs: a table and one picture.", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p.add_argument("out", nargs="*", help="folders of runs (default: the latest under out/)")
+    p.add_argument("--png", help="where the picture goes (default: interaction.png in the run, or out/interaction.png for several)")
+    args = p.parse_args()
+    runs = []
+    for folder in args.out or [latest_run()]:
+        file = Path(folder) / "interaction.json"
+        try:
+            runs.append((Path(folder).name, json.loads(file.read_text())))
+        except FileNotFoundError:
+            sys.exit(f"{file}: no such file; the folder of a run that train.py made is wanted")
+        except ValueError as e:
+            sys.exit(f"{file}: not JSON ({e}); train the run again")
+    for (name, run), folder in zip(runs, args.out or [latest_run()]):
+        now, ref = run["history"][-1], run.get("reference") or {}
+        print(f"\n{name}, step {now['step']}, reference: {ref.get('name', 'none')}\n{'layer':>6}" + "".join(f"{t:>18}{'reference':>11}" for t in TASKS))
+        for l in range(max(len(now[t]["mean"]) for t in TASKS if t in now)):
+            cells = [f"{now[t]['mean'][l]:>9.3f} ± {now[t]['std'][l]:.3f} " if t in now else " " * 18 for t in TASKS]
+            print(f"{l:>6}" + "".join(f"{c:>18}" + (f"{ref[t]['curve'][l]:>11.3f}" if t in ref else " " * 11) for c, t in zip(cells, TASKS)))
+        for what, h in (("at first", run["history"][0]), ("now", now)):
+            c, d = correlation(h), distance(h, ref)
+            print(f"{what:>9}: correlation of the two curves {'n/a' if c is None else f'{c:+.2f}'}; distance to the reference "
+                  + (", ".join(f"{t} {v:.3f}" for t, v in d.items()) or "n/a"))
+    png = args.png or (Path(args.out[0] if args.out else latest_run()) / "interaction.png" if len(runs) == 1 else "out/interaction.png")
+    draw_curves(runs, png)
+    print(f"\npicture: {png}")

@@ -1,0 +1,818 @@
+"""
+data.py: pictures, words, and the tokens that both become. Read this file first; model.py comes next.
+
+  1. the toy world     scenes of coloured shapes, drawn; captions and questions about them
+  2. the judge         a picture back to a scene, by exact rules: the toy counterpart of GenEval's detector
+  3. image tokens      a small FSQ autoencoder, trained once and then frozen
+  4. text tokens       a tiktoken.Encoding whose merges are learned here
+  5. sequences         both tasks as rows of one vocabulary, and the roles of their tokens
+  6. data sets         folders of memory-mapped rows, from the toy world or from your own pictures
+
+    python data.py                                                          # the toy world -> data/toy-nano
+    python data.py --json pairs.json --images pictures/ --out data/mine     # your own pictures
+    python data.py --train_tokenizer                                        # the image tokenizer in assets/, anew
+"""
+import argparse, hashlib, json, os, re, shutil, sys, warnings
+from collections import Counter, namedtuple
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import tiktoken
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
+from tqdm import tqdm
+
+VERSION = 1  # of the data format: a data set of another version is made again, never misread
+CANVAS = {"nano": 48, "small": 64, "base": 64}  # pixels a side
+ASSETS = Path(__file__).parent / "assets"
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 1. the toy world
+
+GROUND = (236, 236, 230)
+COLORS = {"red": (214, 39, 40), "blue": (38, 84, 214), "green": (36, 158, 62), "yellow": (247, 208, 30),
+          "purple": (126, 46, 172), "orange": (255, 127, 14), "pink": (255, 132, 194), "black": (24, 24, 28)}
+SHAPES = ("circle", "square", "triangle", "cross")
+SIZES = {"small": 5, "large": 8}  # radius in pixels; the larger canvases have more room, not larger objects
+NUMBERS = ("zero", "one", "two", "three", "four")
+# POPE asks for absent objects that are random, frequent, or that often go together with a present one. The three differ
+# only in a world with habits: colours and shapes are unequally frequent, and each has a companion it likes to be near.
+P_COUNT, P_COLOR, P_SHAPE = (.26, .32, .22, .20), (.21, .18, .15, .13, .11, .09, .07, .06), (.34, .28, .22, .16)
+P_COMPANION, P_SAME_SHAPE = .3, .3  # the second makes scenes of one shape, which counting captions need
+# Never drawn in training: a network that has learned to bind, rather than to remember, can draw these all the same.
+HELD_OUT = (("red", "cross"), ("blue", "triangle"), ("green", "square"), ("yellow", "circle"), ("black", "triangle"))
+
+Object = namedtuple("Object", "shape color size x y")  # x, y: the centre in pixels, from the top left
+
+
+def make_scenes(n, seed, canvas=48, held_out=False):
+    """
+    n scenes, each a list of 1 to 4 Objects in reading order (thirds of the canvas from the top, then left to right).
+    Held-out pairs never occur, unless held_out=True: then the first object drawn is always one.
+    """
+    rng = np.random.default_rng(seed)
+    count = rng.choice(4, n, p=P_COUNT) + 1
+    alive = np.arange(4) < count[:, None]  # (n, 4): which of the four places are taken
+    shape, color = np.zeros((n, 4), int), np.zeros((n, 4), int)
+    forbidden = np.zeros((len(COLORS), len(SHAPES)), bool)
+    for c, s in HELD_OUT:
+        forbidden[list(COLORS).index(c), SHAPES.index(s)] = True
+    same = rng.random(n) < P_SAME_SHAPE
+    for k in range(4):
+        todo = np.ones(n, bool)
+        while todo.any():  # draw again whatever came out as a held-out pair
+            s, c = rng.choice(len(SHAPES), n, p=P_SHAPE), rng.choice(len(COLORS), n, p=P_COLOR)
+            if k:
+                s = np.where(rng.random(n) < P_COMPANION, (shape[:, k - 1] + 1) % len(SHAPES), s)
+                c = np.where(rng.random(n) < P_COMPANION, (color[:, k - 1] + 3) % len(COLORS), c)
+                s = np.where(same, shape[:, 0], s)
+            elif held_out:
+                c, s = np.argwhere(forbidden)[rng.integers(len(HELD_OUT), size=n)].T
+            shape[todo, k], color[todo, k] = s[todo], c[todo]
+            todo &= forbidden[color[:, k], shape[:, k]] & (not held_out)
+    radii = np.array(list(SIZES.values()))
+    size, place = np.zeros((n, 4), int), np.zeros((n, 4, 2), int)
+    todo = np.arange(n)
+    while len(todo):  # sizes and centres are drawn anew until nothing overlaps: crowded scenes end up with small objects
+        sz = rng.integers(len(radii), size=(len(todo), 4))
+        r = radii[sz]
+        xy = rng.integers(r[..., None] + 1, canvas - 1 - r[..., None], size=(len(todo), 4, 2))
+        gap = np.abs(xy[:, :, None] - xy[:, None]).max(-1) - r[:, :, None] - r[:, None]  # (m, 4, 4)
+        clash = (gap < 3) & alive[todo][:, :, None] & alive[todo][:, None] & ~np.eye(4, dtype=bool)
+        fits = ~clash.any((1, 2))
+        size[todo[fits]], place[todo[fits]] = sz[fits], xy[fits]
+        todo = todo[~fits]
+    names, sizes = list(COLORS), list(SIZES)
+    rows = zip(count.tolist(), shape.tolist(), color.tolist(), size.tolist(), place.tolist())
+    return [in_order([Object(SHAPES[s[k]], names[c[k]], sizes[z[k]], *p[k]) for k in range(m)], canvas)
+            for m, s, c, z, p in rows]
+
+
+def in_order(scene, canvas):
+    return sorted(scene, key=lambda o: (o.y * 3 // canvas, o.x))
+
+
+def shape_mask(shape, radius):
+    """The antialiased mask of a shape, an 'L' picture of 19 x 19 pixels around its centre: drawn 8 times as large, then reduced."""
+    big = Image.new("L", (19 * 8, 19 * 8))
+    draw, m, r = ImageDraw.Draw(big), 19 * 4, radius * 8
+    if shape == "circle":
+        draw.ellipse((m - r, m - r, m + r, m + r), fill=255)
+    elif shape == "square":
+        draw.rectangle((m - r * .88, m - r * .88, m + r * .88, m + r * .88), fill=255)
+    elif shape == "triangle":
+        draw.polygon([(m, m - r), (m + r, m + r * .8), (m - r, m + r * .8)], fill=255)
+    else:  # cross
+        draw.rectangle((m - r, m - r * .36, m + r, m + r * .36), fill=255)
+        draw.rectangle((m - r * .36, m - r, m + r * .36, m + r), fill=255)
+    return big.resize((19, 19), Image.BOX)
+
+
+MASKS = {(s, z): shape_mask(s, r) for s in SHAPES for z, r in SIZES.items()}
+
+
+def render(scene, canvas=48):
+    """A scene as a Pillow picture of canvas x canvas pixels."""
+    picture = Image.new("RGB", (canvas, canvas), GROUND)
+    for o in scene:
+        picture.paste(COLORS[o.color], (o.x - 9, o.y - 9), MASKS[o.shape, o.size])
+    return picture
+
+
+def relations(a, b):
+    """
+    Where a is as seen from b, a subset of {left of, right of, above, below}. GenEval's rule: take from the offset of the
+    centres a tenth of the summed extents, divide by its length; a component over one half counts.
+    """
+    d = np.array([a.x - b.x, a.y - b.y], float)
+    slack = .1 * 2 * (SIZES[a.size] + SIZES[b.size])
+    d = np.sign(d) * np.maximum(np.abs(d) - slack, 0) / max(np.hypot(*d), 1e-9)
+    return {name for name, on in zip(("left of", "right of", "above", "below"),
+                                     (d[0] < -.5, d[0] > .5, d[1] < -.5, d[1] > .5)) if on}
+
+
+TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr", "dense")
+WORDINGS = ("a photo of {}", "a picture of {}", "draw {}", "{}")
+
+
+def an(*words):
+    words = " ".join(words)
+    return ("an " if words[0] in "aeiou" else "a ") + words
+
+
+def dense(scene):
+    return ", ".join(f"{o.size} {o.color} {o.shape}" for o in scene)
+
+
+def caption(scene, rng, tag=None):
+    """
+    One caption that is true of the scene and mentions every object, as a GenEval record: tag, include, exclude, prompt.
+    The first six tags are GenEval's, 'dense' names every object with size and colour. Without a tag, a quarter
+    are dense (and all of what no other tag can say), as that teaches binding. Returns None if the scene admits no caption of that tag.
+    """
+    shapes, colors = [o.shape for o in scene], [o.color for o in scene]
+    fits = {1: ["single_object", "colors"], 2: ["two_object", "position", "color_attr"]}.get(len(scene), [])
+    if len(scene) == 2 and shapes[0] == shapes[1]:
+        fits = []
+    if len(set(shapes)) == 1 and len(scene) > 1:
+        fits = ["counting"]
+    if len(set(colors)) == 1 and "color_attr" in fits:
+        fits.remove("color_attr")
+    first, other = rng.permutation(len(scene))[:2] if len(scene) > 1 else (0, 0)
+    first, other = scene[first], scene[other]
+    sides = sorted(relations(first, other))
+    if not sides and "position" in fits:
+        fits.remove("position")
+    if tag is None:
+        tag = fits[rng.integers(len(fits))] if fits and rng.random() > .25 else "dense"
+    elif tag not in fits + ["dense"]:
+        return None
+    exclude = []
+    if tag in ("single_object", "colors"):
+        item = {"class": first.shape, "count": 1} | ({"color": first.color} if tag == "colors" else {})
+        include, text = [item], an(first.color, first.shape) if tag == "colors" else an(first.shape)
+    elif tag in ("two_object", "color_attr"):
+        c = tag == "color_attr"
+        include = [{"class": o.shape, "count": 1} | ({"color": o.color} if c else {}) for o in (first, other)]
+        text = " and ".join(an(o.color, o.shape) if c else an(o.shape) for o in (first, other))
+    elif tag == "counting":
+        include = [{"class": first.shape, "count": len(scene)}]
+        exclude = [{"class": first.shape, "count": len(scene) + 1}]
+        text = f"{NUMBERS[len(scene)]} {plural(first.shape)}"
+    elif tag == "position":
+        side = sides[rng.integers(len(sides))]
+        include = [{"class": other.shape, "count": 1}, {"class": first.shape, "count": 1, "position": [side, 0]}]
+        text = f"{an(first.shape)} {side} {an(other.shape)}"
+    else:  # dense: exactly these objects
+        include = [{"class": s, "count": n, "color": c, "size": z} for (z, c, s), n in
+                   Counter((o.size, o.color, o.shape) for o in scene).items()]
+        exclude, text = [{"class": "object", "count": len(scene) + 1}], dense(scene)
+    wording = WORDINGS[rng.integers(len(WORDINGS))] if tag != "dense" else "{}"
+    return {"tag": tag, "include": include, "exclude": exclude, "prompt": wording.format(text)}
+
+
+def plural(shape):
+    return shape + ("es" if shape.endswith("s") else "s")
+
+
+def questions(scene, rng, hidden=frozenset(HELD_OUT)):
+    """
+    [(kind, question, answer)] in random order, at most one for each kind, 'describe' last (earlier turns must not be answerable by
+    reading it). Half are yes/no, balanced; half are open. Pairs in `hidden` are never asked for in vain, or 'no' would be learned for them.
+    """
+    out, coin = [], lambda: rng.random() < .5
+    pick = lambda items: items[rng.integers(len(items))]
+    has = {(o.color, o.shape) for o in scene}
+    shapes, colors = Counter(o.shape for o in scene), Counter(o.color for o in scene)
+    # existence: the absent object often shares its colour or its shape with a present one, or a glance would do
+    c, s = pick(scene).color, pick(scene).shape
+    if coin():
+        out.append(("existence", f"is there {an(*pick(sorted(has)))}?", "yes"))
+    else:
+        absent = [p for c2 in COLORS for s2 in SHAPES if (p := (c2, s2)) not in has and p not in hidden]
+        near = [p for p in absent if p[0] == c or p[1] == s]
+        out.append(("existence", f"is there {an(*pick(near if near and coin() else absent))}?", "no"))
+    # count: of a shape, or of a colour
+    if coin():
+        s = pick(SHAPES) if rng.random() < .25 else s
+        what, n = plural(s), shapes[s]
+    else:
+        c = pick(list(COLORS)) if rng.random() < .25 else c
+        what, n = f"{c} objects", colors[c]
+    if coin():
+        out.append(("count", f"how many {what} are there?", NUMBERS[n]))
+    else:
+        m = n if n and coin() else pick([k for k in range(1, 5) if k != n])
+        out.append(("count", f"is the number of {what} {NUMBERS[m]}?", "yes" if m == n else "no"))
+    # colour and shape: of an object that the other attribute names uniquely
+    lone = [o for o in scene if shapes[o.shape] == 1]
+    if lone:
+        o = pick(lone)
+        if coin():
+            out.append(("color", f"what color is the {o.shape}?", o.color))
+        else:
+            yes = coin()
+            c = o.color if yes else pick([c for c in COLORS if c != o.color])
+            out.append(("color", f"is the {o.shape} {c}?", "yes" if yes else "no"))
+    lone = [o for o in scene if colors[o.color] == 1]
+    if lone:
+        o = pick(lone)
+        if coin():
+            out.append(("shape", f"what shape is the {o.color} object?", o.shape))
+        else:
+            yes = coin()
+            s = o.shape if yes else pick([s for s in SHAPES if s != o.shape])
+            out.append(("shape", f"is the {o.color} object {an(s)}?", "yes" if yes else "no"))
+    # position: 'no' is the opposite side, so that no answer hangs on a borderline
+    lone = [o for o in scene if sum((p.color, p.shape) == (o.color, o.shape) for p in scene) == 1]
+    pairs = [(p, q, sides) for p in lone for q in lone if p is not q and (sides := sorted(relations(p, q)))]
+    if pairs:
+        p, q, sides = pick(pairs)
+        one, two = f"the {p.color} {p.shape}", f"the {q.color} {q.shape}"
+        if len(sides) == 1 and coin():
+            out.append(("position", f"where is {one}, seen from {two}?", sides[0].removesuffix(" of")))
+        else:
+            yes, side = coin(), pick(sides)
+            opposite = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}[side]
+            out.append(("position", f"is {one} {side if yes else opposite} {two}?", "yes" if yes else "no"))
+    out = [out[i] for i in rng.permutation(len(out))]
+    return out + [("describe", "describe the picture.", dense(scene))]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 2. the judge
+
+KINDS = ("existence", "count", "color", "shape", "position", "describe")
+# every shape and size, in every place one pixel around the centre: (72, 21, 21), and what each one is
+TEMPLATES = torch.stack([F.pad(torch.from_numpy(np.array(MASKS[s, z])) / 255, (1 + dx, 1 - dx, 1 + dy, 1 - dy))
+                         for s in SHAPES for z in SIZES for dy in (-1, 0, 1) for dx in (-1, 0, 1)])
+TEMPLATE_IS = [(s, z, dx, dy) for s in SHAPES for z in SIZES for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
+
+
+@torch.no_grad()
+def judge(pictures, batch=500):
+    """
+    Pictures back to scenes: (N, S, S, 3) uint8 -> N lists of Objects. What is no clean object becomes Object("blob", ...).
+      colour   connected pixels that differ from the ground are one object; its colour is the palette's nearest to the median
+               of the half that differs most (antialiased edges are mixtures with the ground, so they differ less)
+      shape    how far each pixel has gone from the ground to that colour is its coverage; the template (shape and size) that
+               overlaps it best, by soft intersection over union, wins, if it reaches 0.7
+      place    the centre of that template
+    Fewer than 12 connected pixels are a speck and do not count.
+    """
+    if len(pictures) > batch:
+        return [s for i in range(0, len(pictures), batch) for s in judge(pictures[i:i + batch])]
+    x = torch.from_numpy(np.array(pictures, dtype=np.float32))  # (N, S, S, 3)
+    N, S = x.shape[:2]
+    ground, palette = torch.tensor(GROUND).float(), torch.tensor(list(COLORS.values())).float()
+    far = (x - ground).norm(dim=-1)  # (N, S, S)
+    mask = (far > 60).float()
+    label = mask * torch.arange(1, S * S + 1).view(S, S)
+    while True:  # every pixel takes its neighbourhood's largest label until nothing changes: one label an object
+        grown = F.max_pool2d(label[:, None], 3, 1, 1)[:, 0] * mask
+        if torch.equal(grown, label):
+            break
+        label = grown
+    scenes = [[] for _ in range(N)]
+    pad = 12
+    wide = F.pad(x - ground, (0, 0, pad, pad, pad, pad))
+    wide_label = F.pad(label, (pad,) * 4)
+    windows, found = [], []
+    for i in range(N):
+        for l in label[i].unique().tolist():
+            ys, xs = torch.nonzero(label[i] == l, as_tuple=True)
+            if l == 0 or len(ys) < 12:
+                continue
+            cy, cx = int(ys.min() + ys.max() + 1) // 2, int(xs.min() + xs.max() + 1) // 2
+            d = far[i, ys, xs]
+            median = x[i, ys, xs][d >= d.median()].median(0).values
+            color = int((palette - median).norm(dim=-1).argmin())
+            cut = slice(cy + pad - 10, cy + pad + 11), slice(cx + pad - 10, cx + pad + 11)
+            own = F.max_pool2d((wide_label[i][cut] == l).float()[None], 3, 1, 1)[0]  # with its faint rim
+            axis = palette[color] - ground
+            windows.append(((wide[i][cut] @ axis) / (axis @ axis)).clamp(0, 1) * own)
+            found.append((i, color, cx, cy, len(ys)))
+    if not found:
+        return scenes
+    w = torch.stack(windows)  # (M, 21, 21)
+    both = torch.stack([torch.minimum(w, t).sum((1, 2)) for t in TEMPLATES], 1)  # (M, 72)
+    iou = both / (w.sum((1, 2))[:, None] + TEMPLATES.sum((1, 2)) - both)
+    for (i, color, cx, cy, area), score, best in zip(found, *[t.tolist() for t in iou.max(1)]):
+        s, z, dx, dy = TEMPLATE_IS[best] if score >= .7 else ("blob", "large" if area > 100 else "small", 0, 0)
+        scenes[i].append(Object(s, list(COLORS)[color], z, cx + dx, cy + dy))
+    return [in_order(s, S) for s in scenes]
+
+
+def same_scene(a, b):
+    """Whether two scenes are equal: the same objects, each centre within one pixel."""
+    b = list(b)
+    for o in a:
+        match = [p for p in b if p[:3] == o[:3] and abs(p.x - o.x) <= 1 and abs(p.y - o.y) <= 1]
+        if not match:
+            return False
+        b.remove(match[0])
+    return not b
+
+
+def check(record, scene):
+    """
+    GenEval's rule for one picture: (whether the judged scene satisfies the record, the reason if not). Every `include` must
+    be found; only an `exclude` forbids extras.
+    """
+    def find(item):
+        return [o for o in scene if item["class"] in (o.shape, "object")
+                and item.get("color", o.color) == o.color and item.get("size", o.size) == o.size]
+    reasons, groups = [], []
+    for item in record["include"]:
+        name = " ".join(filter(None, (item.get("size"), item.get("color"), item["class"])))
+        hits = find(item)
+        if len(hits) < item["count"]:
+            reasons.append(f"expected {name} >= {item['count']}, found {len(hits)}")
+        elif "position" in item:
+            side, target = item["position"]
+            if not any(side in relations(o, p) for o in hits for p in groups[target]):
+                reasons.append(f"expected {name} {side} {record['include'][target]['class']}")
+        groups.append(hits)
+    for item in record["exclude"]:
+        if len(find(item)) >= item["count"]:
+            reasons.append(f"expected {item['class']} < {item['count']}, found {len(find(item))}")
+    return not reasons, "; ".join(reasons)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 3. image tokens
+
+class Block(nn.Module):
+    """A residual block at token resolution: depthwise 3x3 convolution (look around), then an MLP (think)."""
+    def __init__(self, n_ch, kernel=3):
+        super().__init__()
+        self.conv = nn.Conv2d(n_ch, n_ch, kernel, padding=kernel // 2, groups=n_ch)
+        self.norm = nn.LayerNorm(n_ch)
+        self.up, self.down = nn.Linear(n_ch, 2 * n_ch), nn.Linear(2 * n_ch, n_ch)
+
+    def forward(self, x):  # (B, H, W, C)
+        h = self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return x + self.down(F.gelu(self.up(self.norm(h))))
+
+
+class ImageTokenizer(nn.Module):
+    """
+    An autoencoder with finite scalar quantisation (Mentzer et al. 2023, arXiv 2309.15505): a patch becomes len(levels) numbers,
+    each rounded to one of a few values, so the codebook is a grid that is given, not learned, and cannot collapse.
+    Convolutional at token resolution, so one set of weights serves every canvas that is a multiple of the patch.
+    """
+    def __init__(self, patch=8, n_ch=128, n_block=3, levels=(8, 5, 5, 5), kernels=(3,1,1)):
+        super().__init__()
+        self.config = {"patch": patch, "n_ch": n_ch, "n_block": n_block, "levels": list(levels), "kernels": list(kernels)}
+        self.patch, self.levels, self.n_codes = patch, levels, int(np.prod(levels))
+        self.patchify = nn.Conv2d(3, n_ch, patch, patch)
+        self.encoder = nn.Sequential(*[Block(n_ch,k) for k in kernels], nn.LayerNorm(n_ch), nn.Linear(n_ch, len(levels)))
+        self.decoder = nn.Sequential(nn.Linear(len(levels), n_ch), *[Block(n_ch) for _ in range(n_block)], nn.LayerNorm(n_ch))
+        self.unpatchify = nn.ConvTranspose2d(n_ch, 3, patch, patch)
+        self.register_buffer("L", torch.tensor(levels).float(), persistent=False)
+
+    def quantize(self, z):
+        """Bounded to (-1/2, L - 1/2) and rounded: each channel is a digit 0 .. L-1. Gradients pass straight through."""
+        z = torch.sigmoid(z) * (self.L - 1e-3) - .5 + 5e-4
+        return z + (z.round() - z).detach()
+
+    def encode_digits(self, x):  # (B, 3, S, S) in [-1, 1] -> (B, h, w, D)
+        return self.quantize(self.encoder(self.patchify(x).permute(0, 2, 3, 1)))
+
+    def decode_digits(self, d):  # (B, h, w, D) -> (B, 3, S, S)
+        d = d / (self.L - 1) * 2 - 1
+        return self.unpatchify(self.decoder(d).permute(0, 3, 1, 2))
+
+    @torch.no_grad()
+    def encode(self, pictures, batch=256):
+        """(N, S, S, 3) uint8 -> (N, tokens) codes, row by row from the top left; a code's digits are in base `levels`."""
+        device, codes = self.L.device, []
+        base = torch.cumprod(torch.tensor((1,) + self.levels[:-1]), 0).to(device)
+        for i in range(0, len(pictures), batch):
+            x = torch.from_numpy(np.asarray(pictures[i:i + batch])).to(device).permute(0, 3, 1, 2) / 127.5 - 1
+            codes.append((self.encode_digits(x).round().long() * base).sum(-1).flatten(1).cpu())
+        return torch.cat(codes)
+
+    @torch.no_grad()
+    def decode(self, codes, batch=256):
+        """(N, tokens) codes -> (N, S, S, 3) uint8; the picture is square."""
+        device, out = self.L.device, []
+        base = torch.cumprod(torch.tensor((1,) + self.levels[:-1]), 0).to(device)
+        side = int(codes.shape[1] ** .5)
+        for i in range(0, len(codes), batch):
+            c = codes[i:i + batch].to(device).view(-1, side, side, 1)
+            x = self.decode_digits((c // base % self.L).float())
+            out.append(((x + 1) * 127.5).clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy())
+        return np.concatenate(out)
+
+
+def train_image_tokenizer(get, steps, patch, lr=2e-3, seed=0):
+    """Trains on get(step) -> (B, S, S, 3) uint8 pictures, with L1 plus L2 loss. Returns the tokenizer, in eval mode."""
+    torch.manual_seed(seed)
+    tok = ImageTokenizer(patch)
+    opt = torch.optim.AdamW(tok.parameters(), lr=lr, betas=(.9, .98), weight_decay=1e-4, fused=True)
+    bar = tqdm(range(steps), desc="image tokenizer")
+    for step in bar:
+        opt.param_groups[0]["lr"] = lr * min(1, (step + 1) / 100, (steps - step) / steps * 1.5)
+        x = torch.from_numpy(get(step)).permute(0, 3, 1, 2) / 127.5 - 1
+        y = tok.decode_digits(tok.encode_digits(x))
+        loss = (x - y).abs().mean() + (x - y).square().mean()
+        opt.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(tok.parameters(), 1.)
+        opt.step()
+        if step % 20 == 0:
+            bar.set_postfix(loss=f"{loss.item():.4f}")
+    return tok.eval()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 4. text tokens
+
+PATTERN = r" ?\w+| ?[^\w\s]+|\s+"  # merges stay inside words
+SPECIAL = ("<|bos|>", "<|boi|>", "<|eoi|>", "<|answer|>", "<|end|>", "<|null|>", "<|pad|>")
+
+
+def learn_merges(texts, n_text):
+    """Byte pair encoding (Sennrich et al. 2016): up to n_text tokens, the 256 bytes first, so that any text encodes. Returns the tokens."""
+    words = Counter(w for t in texts for w in re.findall(PATTERN, t))
+    split = {w: [bytes([b]) for b in w.encode()] for w in words}
+    tokens = [bytes([b]) for b in range(256)]
+    while len(tokens) < n_text:
+        pairs = Counter()
+        for w, n in words.items():
+            for pair in zip(split[w], split[w][1:]):
+                pairs[pair] += n
+        if not pairs:
+            break
+        x, y = max(pairs, key=lambda p: (pairs[p], p))  # ties by bytes: the same texts give the same merges anywhere
+        tokens.append(x + y)
+        for w, old in split.items():
+            new = []
+            for b in old:
+                new[-1:] = [x + y] if new and new[-1] == x and b == y else (new[-1:] + [b])
+            split[w] = new
+    return tokens
+
+
+def text_tokenizer(tokens):
+    """The tiktoken.Encoding of learned tokens, special tokens inside. encode_ordinary() never makes special ones, whatever a user types."""
+    return tiktoken.Encoding("nanoaia", pat_str=PATTERN, mergeable_ranks={t: i for i, t in enumerate(tokens)},
+                             special_tokens={s: len(tokens) + i for i, s in enumerate(SPECIAL)})
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 5. sequences
+
+TASKS = ("generate", "understand")
+TARGET, QUERY, KEY = 1, 2, 4  # roles of a token, bits of one byte
+
+
+def make_row(enc, first_image, codes, prompt=None, turns=()):
+    """
+    One sequence: ids and roles. TARGET: predicted in this task. KEY and QUERY: a key and a query of the interaction.
+
+    generate, given a prompt (caption): image tokens from text.
+        position   0        1      2        3         4         5       6      ...   40
+        token      <|bos|>  a      ⎵red     ⎵circle   <|boi|>   img     img    ...   img
+        roles      -        KEY    KEY      KEY       QUERY     TARGET QUERY   ...   TARGET
+
+    understand, given turns [(question, answer), ...]: answers from image tokens.
+        position   0        1        2     ...  37    38       39    40     ...  45   46          47      48       49
+        token      <|bos|>  <|boi|>  img   ...  img   <|eoi|>  what  ⎵color ...  ?    <|answer|>  red     <|end|>  is ...
+        roles      -        -        KEY   ...  KEY   -        -     -      ...  -    QUERY       TARGET  TARGET   -
+                                                                                                  QUERY
+
+    A query is a place from which a target is predicted, one before it: with one-word answers, as here, the decision is made at
+    <|answer|>, and the answer's own place would only tell how <|end|> was found. (The paper takes the answer's own tokens,
+    which for long answers is the same but for one.)
+    """
+    sp = enc._special_tokens
+    image = [first_image + int(c) for c in codes]
+    if prompt is not None:
+        text = enc.encode_ordinary(prompt)
+        ids = [sp["<|bos|>"], *text, sp["<|boi|>"], *image]
+        roles = [0] + [KEY] * len(text) + [0] + [TARGET] * len(image)
+    else:
+        ids, roles = [sp["<|bos|>"], sp["<|boi|>"], *image, sp["<|eoi|>"]], [0, 0] + [KEY] * len(image) + [0]
+        for question, answer in turns:
+            q, an = enc.encode_ordinary(question), enc.encode_ordinary(answer)
+            ids += [*q, sp["<|answer|>"], *an, sp["<|end|>"]]
+            roles += [0] * (len(q) + 1) + [TARGET] * (len(an) + 1)
+    return ids, [r | QUERY if n & TARGET else r for r, n in zip(roles, roles[1:] + [0])]
+
+
+def pack(rows, length, pad):
+    """Rows to two arrays (N, length), padded on the right: ids (uint16) and roles (uint8)."""
+    ids, roles = np.full((len(rows), length), pad, np.uint16), np.zeros((len(rows), length), np.uint8)
+    for i, (t, r) in enumerate(rows):
+        ids[i, :len(t)], roles[i, :len(r)] = t, r
+    return ids, roles
+
+
+def to_batch(ids, roles, drop=None, null=None, device="cpu"):
+    """
+    What the model and the losses need of rows (B, T + 1): idx (B, T) inputs, targets (B, T), and masks (B, T): at (a target follows), query, key.
+    drop (B,): rows whose prompt becomes <|null|> (for classifier-free guidance); they have no keys.
+    """
+    ids, roles = torch.from_numpy(ids.astype(np.int64)), torch.from_numpy(np.array(roles))
+    key = roles & KEY > 0
+    if drop is not None:
+        gone = key & torch.from_numpy(drop)[:, None]
+        ids, key = ids.masked_fill(gone, null), key & ~gone
+    out = {"idx": ids[:, :-1], "targets": ids[:, 1:], "at": roles[:, 1:] & TARGET > 0, "query": roles[:, :-1] & QUERY > 0, "key": key[:, :-1]}
+    return {k: v.contiguous().to(device, non_blocking=True) for k, v in out.items()}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 6. data sets
+
+def save_json(path, value):
+    """Atomically: a reader sees the old file or the new one, never half of one."""
+    Path(f"{path}.part").write_text(json.dumps(value, indent=1, ensure_ascii=False))
+    os.replace(f"{path}.part", path)
+
+
+def save_tokenizer(path, tok, half=False):
+    weights = {k: v.half() if half else v for k, v in tok.state_dict().items()}
+    torch.save({"config": tok.config, "weights": weights}, f"{path}.part")
+    os.replace(f"{path}.part", path)
+
+
+def load_tokenizer(path, device="cpu"):
+    try:
+        saved = torch.load(path, weights_only=True, map_location=device)
+        tok = ImageTokenizer(**saved["config"] | {"levels": tuple(saved["config"]["levels"])}).to(device)
+        tok.load_state_dict({k: v.float() for k, v in saved["weights"].items()})
+        return tok.eval()
+    except FileNotFoundError:
+        sys.exit(f"{path}: no image tokenizer here; make one with: python data.py --train_tokenizer")
+    except Exception as e:
+        sys.exit(f"{path}: not a readable image tokenizer ({type(e).__name__}); restore it, or make it anew: python data.py --train_tokenizer")
+
+
+def write_dataset(out, meta, tokens, tok, rows):
+    """
+    The folder `out`: meta.json, tokenizer.pt and, per split and task, ids and roles as .npy. rows: {split: {task: [(ids, roles), ...]}}.
+    Everything is written beside `out` first and moved there at the end: an interrupted build leaves nothing half made.
+    """
+    out = Path(out)
+    part = out.with_name(out.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    pad, files = len(tokens) + SPECIAL.index("<|pad|>"), {}
+    longest = {task: max([len(r[0]) for split in rows.values() for r in split[task]] + [0]) for task in TASKS}  # each task its own: no token is idle
+    for split, tasks in rows.items():
+        for task, r in tasks.items():
+            for name, array in zip(("ids", "roles"), pack(r, longest[task], pad)):
+                file = part / f"{split}_{task}_{name}.npy"
+                np.save(file, array)
+                files[file.name] = {"shape": array.shape, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    save_tokenizer(part / "tokenizer.pt", tok)
+    first_image = len(tokens) + len(SPECIAL)
+    meta |= {"version": VERSION, "block_size": max(longest.values()) - 1, "first_image": first_image, "vocab_size": -(-(first_image + tok.n_codes) // 64) * 64, "n_codes": tok.n_codes,
+             "merges": [t.decode("latin-1") for t in tokens[256:]], "files": files}
+    save_json(part / "meta.json", meta)
+    shutil.rmtree(out, ignore_errors=True)
+    os.replace(part, out)
+
+
+def encoding_of(meta):
+    return text_tokenizer([bytes([b]) for b in range(256)] + [m.encode("latin-1") for m in meta["merges"]])
+
+
+def load_dataset(folder):
+    """A data set: .meta, .enc (text tokenizer) and .rows[split][task] = (ids, roles), memory-mapped. Exits with one line if it is damaged."""
+    folder = Path(folder)
+    try:
+        meta = json.loads((folder / "meta.json").read_text())
+    except FileNotFoundError:
+        sys.exit(f"{folder}: no data set here (no meta.json); make one with: python data.py --out {folder}")
+    except ValueError as e:
+        sys.exit(f"{folder}/meta.json: not JSON ({e}); remove the folder and make the data set again")
+    if meta.get("version") != VERSION:
+        sys.exit(f"{folder}: a data set of version {meta.get('version')}, this code reads {VERSION}; remove the folder and make it again")
+    rows = {}
+    for name, about in meta["files"].items():
+        file = folder / name
+        if not file.exists() or hashlib.sha256(file.read_bytes()).hexdigest() != about["sha256"]:
+            sys.exit(f"{file}: {'differs from its checksum' if file.exists() else 'is missing'}; remove {folder} and make the data set again")
+        split, task, kind = file.stem.split("_")
+        rows.setdefault(split, {}).setdefault(task, {})[kind] = np.load(file, mmap_mode="r")
+    rows = {s: {t: (a["ids"], a["roles"]) for t, a in tasks.items() if len(a["ids"])} for s, tasks in rows.items()}
+    return SimpleNamespace(meta=meta, enc=encoding_of(meta), rows=rows, folder=folder)
+
+
+def build_toy(out, size="nano", n=40_000, seed=0):
+    """The toy world as a data set: n scenes, each as one generate row and one understand row, and 1,000 more for validation."""
+    canvas, rng, rows = CANVAS[size], np.random.default_rng(seed), {}
+    tok = load_tokenizer(ASSETS / "tokenizer.pt", "cuda" if torch.cuda.is_available() else "cpu")
+    tokens, n_image = None, (canvas // tok.patch) ** 2
+    longest = n_image + 60  # all that is said about a picture fits: up to six turns
+    for split, m in (("train", n), ("val", 1000)):
+        scenes = make_scenes(m, [seed, split == "val"], canvas)
+        records = [caption(s, rng) for s in scenes]
+        turns = [questions(s, rng) for s in scenes]
+        if tokens is None:
+            tokens = learn_merges([r["prompt"] for r in records[:5000]] + [x for t in turns[:5000] for q in t for x in q[1:]], 512)
+            enc, first_image = text_tokenizer(tokens), len(tokens) + len(SPECIAL)
+        rows[split] = {task: [] for task in TASKS}
+        for i in tqdm(range(0, m, 1000), desc=f"toy world, {split}", unit="k scenes"):
+            pictures = np.stack([np.asarray(render(s, canvas)) for s in scenes[i:i + 1000]])
+            for codes, record, turn in zip(tok.encode(pictures).numpy(), records[i:], turns[i:]):
+                rows[split]["generate"].append(make_row(enc, first_image, codes, record["prompt"]))
+                *short, describe = [t[1:] for t in turn]
+                row = make_row(enc, first_image, codes, turns=short + [describe])
+                while len(row[0]) > longest:
+                    short.pop()
+                    row = make_row(enc, first_image, codes, turns=short + [describe])
+                rows[split]["understand"].append(row)
+    meta = {"kind": "toy", "seed": seed, "canvas": canvas, "n_image": n_image}
+    write_dataset(out, meta, tokens, tok, rows)
+
+
+def exam(canvas, n, seed=2**31, held_out=False):
+    """
+    What a network of the toy world is scored on, from a seed that no data set uses: up to n (caption record, its scene) a tag, no prompt
+    twice (if held_out, all about held-out pairs), and for 3 n scenes (scene, kind, question, answer) of all their questions.
+    """
+    rng, records, asked = np.random.default_rng([seed, held_out]), {t: {} for t in TAGS}, []
+    scenes = make_scenes(60 * n, [seed, held_out, 1], canvas, held_out)
+    for s in scenes:
+        for tag in TAGS:
+            if len(records[tag]) < n and (r := caption(s, rng, tag)):
+                if not held_out or any(tuple((i.get("color"), i["class"])) in HELD_OUT for i in r["include"]):
+                    records[tag].setdefault(r["prompt"], (r, s))
+    for s in scenes[:3 * n]:
+        asked += [(s, *q) for q in questions(s, rng, frozenset())]
+    return [r for t in TAGS for r in records[t].values()], asked
+
+
+def read_picture(path, canvas):
+    """Any file that Pillow reads -> RGB, its centre square, canvas x canvas; transparency on white. Raises ValueError with the reason."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            picture = Image.open(path)
+            if max(picture.size) > 10_000:
+                raise ValueError(f"picture of {picture.size[0]} x {picture.size[1]} pixels, more than 10,000 a side; reduce it first")
+            picture = ImageOps.exif_transpose(picture).convert("RGBA")
+    except FileNotFoundError:
+        raise ValueError("no such file")
+    except Image.DecompressionBombError:
+        raise ValueError("picture with far too many pixels; reduce it first")
+    except (OSError, SyntaxError) as e:
+        raise ValueError(f"no picture that Pillow can read ({e})" if isinstance(e, UnidentifiedImageError) else f"broken picture ({e})")
+    white = Image.new("RGBA", picture.size, "white")
+    return np.asarray(ImageOps.fit(Image.alpha_composite(white, picture).convert("RGB"), (canvas, canvas), Image.LANCZOS))
+
+
+def read_record(record, images):
+    """One LLaVA-style record -> (picture file, prompt or None, turns). Raises ValueError with the reason if it is unusable."""
+    if not isinstance(record, dict):
+        raise ValueError(f"is a {type(record).__name__}, not an object")
+    if not isinstance(record.get("image"), str) or not record["image"]:
+        raise ValueError("'image' is no file name")
+    talk = record.get("conversations")
+    if not isinstance(talk, list) or len(talk) < 2 or len(talk) % 2:
+        raise ValueError("'conversations' is no list of human and gpt turns in pairs")
+    for turn, who in zip(talk, ("human", "gpt") * len(talk)):
+        if not isinstance(turn, dict) or turn.get("from") != who or not isinstance(turn.get("value"), str):
+            raise ValueError(f"a turn is not {{'from': '{who}', 'value': text}}")
+    says = [t["value"].replace("<image>", "").strip() if t["from"] == "human" else t["value"].strip() for t in talk]
+    if not all(says):
+        raise ValueError("a turn has an empty text")
+    if "<image>" in says[1::2] and len(says) > 2:
+        raise ValueError("a generation pair has one human and one gpt turn")
+    draws = says[1] == "<image>"
+    return Path(images) / record["image"], says[0] if draws else None, [] if draws else list(zip(says[::2], says[1::2]))
+
+
+def build_real(file, images, out, size="nano", seed=0, steps=3000):
+    """Your own pictures as a data set (design: LLaVA-style JSON). Bad records are reported and skipped; none left is an error."""
+    try:
+        records = json.loads(Path(file).read_text())
+    except FileNotFoundError:
+        sys.exit(f"{file}: no such file; --json names a LLaVA-style list of records")
+    except (ValueError, OSError) as e:
+        sys.exit(f"{file}: not JSON ({e})")
+    if not isinstance(records, list):
+        sys.exit(f"{file}: holds a {type(records).__name__}, not a list of records")
+    canvas, pictures, where, good, skipped = CANVAS[size], [], {}, [], []
+    for number, record in enumerate(tqdm(records, desc="reading pictures")):
+        try:
+            path, prompt, turns = read_record(record, images)
+            if path not in where:
+                pictures.append(read_picture(path, canvas))
+                where[path] = len(pictures) - 1
+            good.append((where[path], prompt, turns))
+        except ValueError as e:
+            skipped.append(f"record {number}: {record.get('image', '') if isinstance(record, dict) else ''}: {e}")
+    for line in skipped[:20] + [f"... and {len(skipped) - 20} more"] * (len(skipped) > 20):
+        print(line)
+    print(f"{file}: {len(good)} of {len(records)} records are usable, {len(skipped)} skipped; {len(pictures)} pictures")
+    if not good:
+        sys.exit(f"{file}: no usable record; correct the reasons above (--images is the folder that 'image' is relative to)")
+    pictures = np.stack(pictures)
+
+    rng = np.random.default_rng(seed)
+    tok = train_image_tokenizer(lambda step: pictures[np.random.default_rng([seed, step]).integers(len(pictures), size=32)], steps, 8, seed=seed)
+    tokens = learn_merges([x for _, p, turns in good for x in ([p] if p else [y for t in turns for y in t])], 1024)
+    enc, first_image, codes = text_tokenizer(tokens), len(tokens) + len(SPECIAL), tok.encode(pictures).numpy()
+    n_image = codes.shape[1]
+    longest, cut = n_image + 128, 0  # tokens; more is cut, and counted
+    rows = {split: {task: [] for task in TASKS} for split in ("train", "val")}
+    held = set(rng.permutation(len(pictures))[:min(500, len(pictures) // 20)].tolist())  # by picture, so that both tasks hold out the same
+    for i, prompt, turns in good:
+        if prompt:
+            text = enc.encode_ordinary(prompt)
+            cut += len(text) > longest - n_image - 2
+            row = make_row(enc, first_image, codes[i], enc.decode(text[:longest - n_image - 2]))
+        else:
+            row = make_row(enc, first_image, codes[i], turns=turns)
+            cut += len(row[0]) > longest + 1
+            row = row[0][:longest + 1], row[1][:longest + 1]
+        rows["val" if i in held else "train"]["generate" if prompt else "understand"].append(row)
+    for task in TASKS:  # too few pictures to hold any out: validate on what is there
+        if not rows["val"][task]:
+            print(f"no {task} pair is held out (there are few): validation uses training pairs")
+            rows["val"][task] = rows["train"][task][:100]
+    meta = {"kind": "real", "seed": seed, "canvas": canvas, "n_image": n_image,
+            "prompts": [p for _, p, _ in good if p][:1000]}
+    write_dataset(out, meta, tokens, tok, rows)
+    if cut:
+        print(f"{cut} texts were longer than the context of {longest} tokens and were cut")
+    sheet = np.concatenate([np.concatenate(list(x[:12]), 1) for x in (pictures, tok.decode(torch.from_numpy(codes[:12])))])
+    Image.fromarray(sheet).resize((sheet.shape[1] * 2, sheet.shape[0] * 2)).save(Path(out) / "tokenizer.png")
+    print(f"{out}: {', '.join(f'{len(rows[s][t])} {t} rows to {s}' for s in rows for t in TASKS)}\n"
+          f"{Path(out) / 'tokenizer.png'}: originals over reconstructions, {len(np.unique(codes))} of {tok.n_codes} codes in use\n"
+          f"next: python train.py --data {out}")
+
+
+def ceiling(tok, canvas, n=2000, seed=2**31 + 1):
+    """Shares of true and of reconstructed pictures that the judge parses exactly, and of codes in use: what no drawing can beat."""
+    scenes = make_scenes(n, seed, canvas)
+    pictures = np.stack([np.asarray(render(s, canvas)) for s in scenes])
+    codes = tok.encode(pictures)
+    shares = [float(np.mean([same_scene(s, j) for s, j in zip(scenes, judge(p))])) for p in (pictures, tok.decode(codes))]
+    return *shares, len(codes.unique()) / tok.n_codes
+
+
+def train_toy_tokenizer(path, steps, seed=0):
+    """The toy world's image tokenizer, both canvases in turn, saved in half precision. Prints what the judge makes of it."""
+    scenes = {c: make_scenes(20_000, [seed, c], c) for c in (48, 64)}
+
+    def get(step):
+        rng, c = np.random.default_rng([seed, step]), 64 if step % 4 == 3 else 48
+        return np.stack([np.asarray(render(scenes[c][i], c)) for i in rng.integers(20_000, size=32 * 48 * 48 // (c * c))])
+
+    save_tokenizer(path, train_image_tokenizer(get, steps, 8, seed=seed), half=True)
+    tok = load_tokenizer(path)
+    for c in (48, 64):
+        true, rebuilt, used = ceiling(tok, c)
+        print(f"{c} x {c}: the judge parses {true:.2%} of true and {rebuilt:.2%} of reconstructed pictures exactly; {used:.0%} of {tok.n_codes} codes in use")
+
+
+if __name__ == "__main__":
+    p = argparse.ArgumentParser(description="Make a data set: the toy world by default, or your own pictures with --json.",
+                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p.add_argument("--size", choices=CANVAS, default="nano", help="canvas: nano 48 x 48 pixels, small and base 64 x 64")
+    p.add_argument("--n", type=int, default=40_000, help="toy world: scenes to train on")
+    p.add_argument("--seed", type=int, default=0, help="everything follows from it")
+    p.add_argument("--out", help="folder to write (default: data/toy-SIZE; with --json: data/ and the file's name)")
+    p.add_argument("--json", help="LLaVA-style list of records; 'gpt' saying <image> makes a generation pair, else a dialogue")
+    p.add_argument("--images", default=".", help="folder that the records' 'image' is relative to")
+    p.add_argument("--train_tokenizer", action="store_true", help="train the toy world's image tokenizer anew, into assets/")
+    p.add_argument("--tokenizer_steps", type=int, help="steps to train an image tokenizer (default: 10,000 for the toy world, 3,000 for your own)")
+    args = p.parse_args()
+    if args.train_tokenizer:
+        train_toy_tokenizer(ASSETS / "tokenizer.pt", args.tokenizer_steps or 10_000, args.seed)
+    elif args.json:
+        build_real(args.json, args.images, args.out or f"data/{Path(args.json).stem}", args.size, args.seed, args.tokenizer_steps or 3000)
+    else:
+        out = args.out or f"data/toy-{args.size}"
+        build_toy(out, args.size, args.n, args.seed)
+        print(f"{out}: {args.n} scenes, each to draw and to ask about\nnext: python train.py --data {out}")

@@ -1,0 +1,263 @@
+"""
+train.py: one loop, from arguments to checkpoint. The last file to read.
+
+    python train.py --aia 0.1                               # the main job: pre-train on both tasks, then fine-tune with AIA
+    python train.py --init_from out/run --aia 0.1           # only the second phase, from the weights where another run's began
+    python train.py --task generate                         # a single-task network
+"""
+import argparse, csv, os, subprocess, sys, time
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+
+from aia import aia_loss, distance, draw_curves, interaction, measure, reference
+from data import KEY, TASKS, build_toy, exam, load_dataset, load_tokenizer, save_json, save_tokenizer, to_batch
+from model import SIZES, Config, Transformer, load_model
+from sample import draw, score, sheet, table
+
+# ---------------------------------------------------------------------------------------------------------------------
+# arguments
+
+p = argparse.ArgumentParser(description="Train one network to draw and to see.", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+p.add_argument("--aia", type=float, default=0., help="weight of the AIA loss; 0 is off, bit for bit")
+p.add_argument("--aia_start", type=float, help="share of the steps after which the second phase begins: a fresh learning-rate schedule, in which AIA acts; "
+               "0 is from scratch (default: 0.6, or 0 with --init_from)")
+p.add_argument("--init_from", help="folder of a run to start from: its weights at the end of its first phase")
+p.add_argument("--reference", default="small", help="whose curves are the target: small | paper | a run's folder (or two: OUT1,OUT2)")
+p.add_argument("--task", choices=("both",) + TASKS, default="both", help="train on both tasks or on one")
+p.add_argument("--ratio", default="1:1", help="generate:understand rows in a batch")
+p.add_argument("--size", choices=SIZES, help="shape of the network (default: nano without a GPU, else small)")
+p.add_argument("--data", help="folder of a data set (default: data/toy-SIZE, made if missing)")
+p.add_argument("--out", help="folder of the run (default: out/TASK-SIZE, or with AIA out/aia-SIZE)")
+p.add_argument("--steps", type=int, help="optimiser steps (default: by size)")
+p.add_argument("--batch_size", type=int, default=32, help="rows a step")
+p.add_argument("--lr", type=float, default=.02, help="peak learning rate of Muon; AdamW's is a tenth")
+p.add_argument("--seed", type=int, default=0, help="of weights and of the order of the data")
+p.add_argument("--device", help="cpu | cuda | mps (default: what is there)")
+p.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the matrix products (default: bfloat16 on a GPU that has it)")
+p.add_argument("--eval_every", type=int, help="steps between evaluations, which also save (default: a tenth of the steps)")
+p.add_argument("--resume", action="store_true", help="go on with the run in --out, exactly where it was saved")
+args = p.parse_args()
+try:
+    n_gen, n_und = (int(x) for x in args.ratio.split(":"))
+    assert min(n_gen, n_und) >= 0 and n_gen + n_und > 0
+except (ValueError, AssertionError):
+    sys.exit(f"--ratio {args.ratio}: wanted is generate:understand, such as 1:1 or 2:1")
+
+device = args.device or ("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+args.size = args.size or ("nano" if device == "cpu" else "small")
+args.data = args.data or f"data/toy-{args.size}"
+args.out = args.out or f"out/{'aia' if args.aia else args.task}-{args.size}"
+args.steps = args.steps or {"nano": 2000, "small": 4000, "base": 10000}[args.size]
+args.eval_every = args.eval_every or max(1, args.steps // 10)
+if args.aia_start is None:
+    args.aia_start = 0. if args.init_from else .6
+out = Path(args.out)
+dtype = args.dtype or ("bfloat16" if device == "cuda" and torch.cuda.is_bf16_supported() else "float32")
+print(f"{device}{' (' + torch.cuda.get_device_name() + ')' if device == 'cuda' else ''}, {dtype}, torch {torch.__version__}, size {args.size}, run in {out}")
+
+# ---------------------------------------------------------------------------------------------------------------------
+# data, model, reference
+
+if not (Path(args.data) / "meta.json").exists():
+    if args.data != f"data/toy-{args.size}":
+        sys.exit(f"{args.data}: no data set here; make it with: python data.py --json PAIRS.json --images FOLDER --out {args.data}")
+    print(f"{args.data} is missing: making the toy world first")
+    build_toy(args.data, args.size)
+data = load_dataset(args.data)
+tok, meta = load_tokenizer(data.folder / "tokenizer.pt", device), data.meta
+tasks = TASKS if args.task == "both" else (args.task,)
+for task in tasks:
+    if task not in data.rows["train"]:
+        sys.exit(f"{args.data}: has no {task} rows; train with --task {TASKS[1 - TASKS.index(task)]}")
+
+torch.manual_seed(args.seed)
+L, H, C = SIZES[args.size]
+config = Config(L, H, C, meta["block_size"], meta["vocab_size"], meta["first_image"], meta["n_image"])
+model = Transformer(config).to(device)
+if args.init_from:
+    # a run of two phases is branched where its second began
+    file = "pretrained.pt" if (Path(args.init_from) / "pretrained.pt").exists() else "ckpt.pt"
+    other, about = load_model(args.init_from, device, file)
+    if about["model"] != asdict(config):
+        sys.exit(f"--init_from {args.init_from}: a network of another shape or data set ({about['train']['size']}, {about['train']['data']}); "
+                 f"train with its --size and --data")
+    model.load_state_dict(other.state_dict())
+    print(f"starting from {args.init_from}/{file}")
+
+ref = reference(args.reference, L, args.size, data, device)
+if ref is None and args.aia:  # single-task networks of the same shape, which see as many rows of their task as this run does
+    runs = []
+    for task in TASKS:
+        runs.append(f"{data.folder}/reference-{args.size}-{task}")
+        print(f"no reference for {args.data} at size {args.size} yet: training a single-task network ({task}) in {runs[-1]}")
+        subprocess.run([sys.executable, __file__, "--task", task, "--out", runs[-1], "--batch_size", str(max(1, args.batch_size // 2)), "--seed", str(args.seed)]
+                       + [x for k in ("data", "size", "steps", "lr", "device", "dtype") if (v := getattr(args, k)) for x in (f"--{k}", str(v))], check=True)
+    save_json(data.folder / f"reference-{args.size}.json",
+              {t: reference(",".join(runs), L, data=data, device=device)[t]["curve"] for t in TASKS} | {"runs": runs})
+    ref = reference(args.reference, L, args.size, data, device)
+if ref:
+    targets = {t: [torch.tensor(ref[t][k], device=device)[:, None] for k in ("T", "d")] for t in TASKS if t in ref}  # (L, 1) each
+
+
+def optimizers():
+    """Muon (Jordan et al. 2024) for the blocks' matrices, AdamW for embeddings, head and gains: a tenth of its learning rate."""
+    matrices = {n: q for n, q in model.named_parameters() if q.dim() == 2 and n.startswith("blocks")}
+    rest = [q for n, q in model.named_parameters() if n not in matrices]
+    return [torch.optim.Muon(matrices.values(), lr=args.lr, momentum=.95, weight_decay=.01),
+            torch.optim.AdamW(rest, lr=args.lr / 10, betas=(.9, .95), weight_decay=0., fused=True)]
+
+
+opts = optimizers()
+begin = round(args.steps * args.aia_start)  # the step at which the second phase begins
+
+# ---------------------------------------------------------------------------------------------------------------------
+# evaluation
+
+
+def rows_of(split, task, at):
+    ids, roles = data.rows[split][task]
+    return ids[at], roles[at]
+
+
+def row_losses(logits, b):
+    """Next-token loss of each row (B,): its mean over the row's targets, so that a picture and an answer weigh the same."""
+    nll = F.cross_entropy(logits.float(), b["targets"][b["at"]], reduction="none")
+    return torch.zeros(b["at"].shape, device=nll.device).masked_scatter(b["at"], nll).sum(1) / b["at"].sum(1).clamp(min=1)
+
+
+@torch.no_grad()
+def evaluate():
+    """Validation loss per task, over the same rows whatever the batch size."""
+    losses = {}
+    for task in tasks:
+        n, total = min(500, len(data.rows["val"][task][0])), 0.
+        for i in range(0, n, 100):
+            b = to_batch(*rows_of("val", task, np.arange(i, min(i + 100, n))), device=device)
+            total += row_losses(model(b["idx"], at=b["at"])[0], b).sum().item()
+        losses[task] = total / n
+    return losses
+
+
+if meta["kind"] == "toy":  # two prompts a tag and two of held-out pairs; or what was said of the first validation pictures
+    prompts = [r["prompt"] for held in (False, True) for r, _ in exam(meta["canvas"], 2, held_out=held)[0]][:16]
+elif args.task != "understand":
+    ids, roles = (x[:16] for x in data.rows["val"]["generate"])
+    prompts = [data.enc.decode(i[r & KEY > 0].tolist()) for i, r in zip(ids, roles)]
+
+# ---------------------------------------------------------------------------------------------------------------------
+# the loop
+
+out.mkdir(parents=True, exist_ok=True)
+first_step, history, minutes = 0, [], 0.
+columns = ["step", "phase", "lr"] + [f"{k}_{t}" for k in ("loss", "aia", "val", "distance") for t in TASKS]
+if args.resume:
+    saved = torch.load(out / "ckpt.pt", map_location=device, weights_only=True)
+    if "opts" not in saved:
+        sys.exit(f"{out}: this run is finished; train longer by starting from it: python train.py --init_from {out}")
+    first_step, history, minutes = saved["step"], saved["history"], saved["minutes"]
+    if first_step >= begin > 0:
+        opts = optimizers()
+    model.load_state_dict(saved["model"])
+    for o, state in zip(opts, saved["opts"]):
+        o.load_state_dict(state)
+    kept = [r for r in csv.reader(open(out / "log.csv")) if r[0] == "step" or int(r[0]) < first_step]
+else:
+    kept = [columns]
+    save_json(out / "config.json", {"model": asdict(config), "train": vars(args), "data": {k: v for k, v in meta.items() if k not in ("files", "prompts")}})
+    save_tokenizer(out / "tokenizer.pt", tok)
+log_file = open(out / "log.csv", "w", newline="")
+log = csv.writer(log_file)
+log.writerows(kept)
+
+
+def record(**values):
+    log.writerow([f"{v:.6g}" if isinstance(v := values.get(c, ""), float) else v for c in columns])
+
+
+def save(name, **more):
+    torch.save({"model": model.state_dict(), **more}, out / f"{name}.part")
+    os.replace(out / f"{name}.part", out / name)
+
+
+clock = time.time()
+rows_tokens = args.batch_size * sum(data.rows["train"][t][0].shape[1] - 1 for t in tasks) / len(tasks)  # a step, about
+bar = tqdm(total=args.steps, initial=first_step, desc="train", smoothing=.05)
+for step in range(first_step, args.steps + 1):
+    phase = int(begin <= step < args.steps or begin < args.steps == step)
+    # once in a while: evaluate, save, draw
+    if step == begin and 0 < step < args.steps:
+        save("pretrained.pt")
+        opts = optimizers()  # a fresh schedule starts with fresh moments
+    if step % args.eval_every == 0 or step in (begin, args.steps):
+        val, now = evaluate(), measure(model, data)
+        d = distance(now, ref or {})
+        history.append({"step": step, "phase": phase, **now, "val": val})
+        save("ckpt.pt", opts=[o.state_dict() for o in opts], step=step, history=history[:-1], minutes=minutes + (time.time() - clock) / 60)
+        save_json(out / "interaction.json", {"history": history, "reference": ref})
+        draw_curves([(out.name, {"history": history, "reference": ref})], out / "interaction.png")
+        if args.task != "understand":
+            sheet(tok.decode(draw(model, data.enc, meta, prompts)), prompts, out / "samples.png")
+        record(step=step, phase=phase, **{f"val_{t}": v for t, v in val.items()}, **{f"distance_{t}": v for t, v in d.items()})
+        log_file.flush()
+        tqdm.write(f"step {step}: validation loss " + ", ".join(f"{t} {v:.3f}" for t, v in val.items())
+                   + (";  distance to the reference " + ", ".join(f"{t} {v:.3f}" for t, v in d.items()) if d else ""))
+    if step == args.steps:
+        break
+
+    # each phase has its own schedule: a short warm-up, then down to nothing; the second, on a trained network, at half the height
+    first, last = (begin, args.steps) if phase else (0, begin)
+    lr = min(1, (step - first + 1) / 50, (last - step) / (last - first) * 1.5) * (.5 if first or args.init_from else 1)
+    for o, peak in zip(opts, (args.lr, args.lr / 10)):
+        for g in o.param_groups:
+            g["lr"] = lr * peak
+
+    # a batch depends on the seed and the step alone, so a resumed run goes on with the very rows
+    rng, null = np.random.default_rng([args.seed, step]), data.enc._special_tokens["<|null|>"]
+    each, align = {}, bool(args.aia) and phase == 1
+    for task in tasks:  # one after the other, as their rows differ in length; the gradients add up
+        share = {"generate": n_gen, "understand": n_und}[task] / (n_gen + n_und) if args.task == "both" else 1
+        n = round(args.batch_size * share)
+        if n == 0:
+            continue
+        at = np.sort(rng.integers(len(data.rows["train"][task][0]), size=n))
+        drop = (rng.random(n) < .1) & (task == "generate")  # condition dropout, for classifier-free guidance
+        b = to_batch(*rows_of("train", task, at), drop, null, device)
+        with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
+            logits, mass = model(b["idx"], b["key"] if align else None, at=b["at"])
+        loss = each[f"loss_{task}"] = row_losses(logits, b).mean()
+        if align:
+            each[f"aia_{task}"] = aia_loss(interaction(mass, b["query"]), b["key"].any(1), *targets[task])
+            loss = loss + args.aia * each[f"aia_{task}"]
+        (loss * share).backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.)
+    for o in opts:
+        o.step()
+        o.zero_grad()
+    bar.update()
+    if step % 20 == 0:
+        each = {k: v.item() for k, v in each.items()}
+        record(step=step, phase=phase, lr=lr * args.lr, **each)
+        speed = (step + 1 - first_step) * rows_tokens / (time.time() - clock)
+        bar.set_postfix({k: f"{v:.3f}" for k, v in each.items()} | {"tok/s": f"{speed:,.0f}"})
+bar.close()
+log_file.close()
+minutes += (time.time() - clock) / 60
+save("ckpt.pt")
+
+# ---------------------------------------------------------------------------------------------------------------------
+# what came of it
+
+model.eval()
+scores = score(model, data, tok, args.task)
+for t in tasks:
+    scores[f"loss {t}"] = {"run": val[t]}
+for t, v in distance(history[-1], ref or {}).items():
+    scores[f"distance {t}"] = {"run": v, "chance": distance(history[0], ref)[t]}
+save_json(out / "scores.json", scores)
+print(f"\n{table(scores)}\n\n{minutes:.1f} minutes of training; in {out}: samples.png, interaction.png, log.csv, scores.json"
+      f"\nnext: python sample.py {out} --prompt " + ('"a red circle left of a blue square"' if meta["kind"] == "toy" else f'"{prompts[0]}"'))
