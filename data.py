@@ -12,7 +12,7 @@ data.py: pictures, words, and the tokens that both become. Read this file first;
     python data.py --json pairs.json --images pictures/ --out data/mine     # your own pictures
     python data.py --train_tokenizer                                        # the image tokenizer in assets/, anew
 """
-import argparse, hashlib, json, os, re, shutil, sys, warnings
+import argparse, functools, hashlib, json, os, re, shutil, sys, warnings
 from collections import Counter, namedtuple
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,7 +26,7 @@ from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 VERSION = 1  # of the data format: a data set of another version is made again, never misread
-CANVAS = {"nano": 48, "small": 64, "base": 64}  # pixels a side
+CANVAS = {"nano": 48, "small": 64, "base": 64}  # pixels a side; always 8 x 8 patches, so 64 tokens a picture
 ASSETS = Path(__file__).parent / "assets"
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -34,9 +34,9 @@ ASSETS = Path(__file__).parent / "assets"
 
 GROUND = (236, 236, 230)
 COLORS = {"red": (214, 39, 40), "blue": (38, 84, 214), "green": (36, 158, 62), "yellow": (247, 208, 30),
-          "purple": (126, 46, 172), "orange": (255, 127, 14), "pink": (255, 132, 194), "black": (24, 24, 28)}
+          "purple": (126, 46, 172), "orange": (255, 127, 14), "pink": (250, 100, 178), "black": (24, 24, 28)}
 SHAPES = ("circle", "square", "triangle", "cross")
-SIZES = {"small": 5, "large": 8}  # radius in pixels; the larger canvases have more room, not larger objects
+SIZES = {"small": 5, "large": 8}  # radius, as all lengths of a scene in 48ths of the canvas: only render and judge know of pixels
 NUMBERS = ("zero", "one", "two", "three", "four")
 # POPE asks for absent objects that are random, frequent, or that often go together with a present one. The three differ
 # only in a world with habits: colours and shapes are unequally frequent, and each has a companion it likes to be near.
@@ -45,10 +45,10 @@ P_COMPANION, P_SAME_SHAPE = .3, .3  # the second makes scenes of one shape, whic
 # Never drawn in training: a network that has learned to bind, rather than to remember, can draw these all the same.
 HELD_OUT = (("red", "cross"), ("blue", "triangle"), ("green", "square"), ("yellow", "circle"), ("black", "triangle"))
 
-Object = namedtuple("Object", "shape color size x y")  # x, y: the centre in pixels, from the top left
+Object = namedtuple("Object", "shape color size x y")  # x, y: the centre, from the top left
 
 
-def make_scenes(n, seed, canvas=48, held_out=False):
+def make_scenes(n, seed, held_out=False):
     """
     n scenes, each a list of 1 to 4 Objects in reading order (thirds of the canvas from the top, then left to right).
     Held-out pairs never occur, unless held_out=True: then the first object drawn is always one.
@@ -79,7 +79,7 @@ def make_scenes(n, seed, canvas=48, held_out=False):
     while len(todo):  # sizes and centres are drawn anew until nothing overlaps: crowded scenes end up with small objects
         sz = rng.integers(len(radii), size=(len(todo), 4))
         r = radii[sz]
-        xy = rng.integers(r[..., None] + 1, canvas - 1 - r[..., None], size=(len(todo), 4, 2))
+        xy = rng.integers(r[..., None] + 1, 47 - r[..., None], size=(len(todo), 4, 2))
         gap = np.abs(xy[:, :, None] - xy[:, None]).max(-1) - r[:, :, None] - r[:, None]  # (m, 4, 4)
         clash = (gap < 3) & alive[todo][:, :, None] & alive[todo][:, None] & ~np.eye(4, dtype=bool)
         fits = ~clash.any((1, 2))
@@ -87,38 +87,39 @@ def make_scenes(n, seed, canvas=48, held_out=False):
         todo = todo[~fits]
     names, sizes = list(COLORS), list(SIZES)
     rows = zip(count.tolist(), shape.tolist(), color.tolist(), size.tolist(), place.tolist())
-    return [in_order([Object(SHAPES[s[k]], names[c[k]], sizes[z[k]], *p[k]) for k in range(m)], canvas)
+    return [in_order([Object(SHAPES[s[k]], names[c[k]], sizes[z[k]], *p[k]) for k in range(m)])
             for m, s, c, z, p in rows]
 
 
-def in_order(scene, canvas):
-    return sorted(scene, key=lambda o: (o.y * 3 // canvas, o.x))
+def in_order(scene):
+    return sorted(scene, key=lambda o: (o.y // 16, o.x))
 
 
-def shape_mask(shape, radius):
-    """The antialiased mask of a shape, an 'L' picture of 19 x 19 pixels around its centre: drawn 8 times as large, then reduced."""
-    big = Image.new("L", (19 * 8, 19 * 8))
-    draw, m, r = ImageDraw.Draw(big), 19 * 4, radius * 8
+@functools.cache
+def shape_mask(shape, size, canvas):
+    """The antialiased mask of a shape, an 'L' picture around its centre (19 pixels a side at 48): drawn 8 times as large, then reduced."""
+    half = 9 * canvas // 48
+    big = Image.new("L", (16 * half + 8, 16 * half + 8))
+    draw, m, r = ImageDraw.Draw(big), 8 * half + 4, SIZES[size] * canvas / 48 * 8
     if shape == "circle":
         draw.ellipse((m - r, m - r, m + r, m + r), fill=255)
     elif shape == "square":
-        draw.rectangle((m - r * .88, m - r * .88, m + r * .88, m + r * .88), fill=255)
+        draw.rectangle((m - r * .95, m - r * .95, m + r * .95, m + r * .95), fill=255)
     elif shape == "triangle":
         draw.polygon([(m, m - r), (m + r, m + r * .8), (m - r, m + r * .8)], fill=255)
     else:  # cross
         draw.rectangle((m - r, m - r * .36, m + r, m + r * .36), fill=255)
         draw.rectangle((m - r * .36, m - r, m + r * .36, m + r), fill=255)
-    return big.resize((19, 19), Image.BOX)
-
-
-MASKS = {(s, z): shape_mask(s, r) for s in SHAPES for z, r in SIZES.items()}
+    return big.reduce(8)
 
 
 def render(scene, canvas=48):
     """A scene as a Pillow picture of canvas x canvas pixels."""
     picture = Image.new("RGB", (canvas, canvas), GROUND)
     for o in scene:
-        picture.paste(COLORS[o.color], (o.x - 9, o.y - 9), MASKS[o.shape, o.size])
+        mask = shape_mask(o.shape, o.size, canvas)
+        x, y = (round(v * canvas / 48) - mask.width // 2 for v in (o.x, o.y))
+        picture.paste(COLORS[o.color], (x, y), mask)
     return picture
 
 
@@ -266,10 +267,14 @@ def questions(scene, rng, hidden=frozenset(HELD_OUT)):
 # 2. the judge
 
 KINDS = ("existence", "count", "color", "shape", "position", "describe")
-# every shape and size, in every place one pixel around the centre: (72, 21, 21), and what each one is
-TEMPLATES = torch.stack([F.pad(torch.from_numpy(np.array(MASKS[s, z])) / 255, (1 + dx, 1 - dx, 1 + dy, 1 - dy))
-                         for s in SHAPES for z in SIZES for dy in (-1, 0, 1) for dx in (-1, 0, 1)])
-TEMPLATE_IS = [(s, z, dx, dy) for s in SHAPES for z in SIZES for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
+
+
+@functools.cache
+def templates(canvas):
+    """Every shape and size, also one pixel off the centre: masks (72, w, w) in 0 .. 1, and what each one is."""
+    what = [(s, z, dx, dy) for s in SHAPES for z in SIZES for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
+    return torch.stack([F.pad(torch.from_numpy(np.array(shape_mask(s, z, canvas)) / 255).float(), (1 + dx, 1 - dx, 1 + dy, 1 - dy))
+                        for s, z, dx, dy in what]), what
 
 
 @torch.no_grad()
@@ -281,12 +286,14 @@ def judge(pictures, batch=500):
       shape    how far each pixel has gone from the ground to that colour is its coverage; the template (shape and size) that
                overlaps it best, by soft intersection over union, wins, if it reaches 0.7
       place    the centre of that template
-    Fewer than 12 connected pixels are a speck and do not count.
+    A speck of less than a tenth of a small square does not count.
     """
     if len(pictures) > batch:
         return [s for i in range(0, len(pictures), batch) for s in judge(pictures[i:i + batch])]
     x = torch.from_numpy(np.array(pictures, dtype=np.float32))  # (N, S, S, 3)
     N, S = x.shape[:2]
+    masks, what = templates(S)
+    half = masks.size(1) // 2
     ground, palette = torch.tensor(GROUND).float(), torch.tensor(list(COLORS.values())).float()
     far = (x - ground).norm(dim=-1)  # (N, S, S)
     mask = (far > 60).float()
@@ -296,34 +303,30 @@ def judge(pictures, batch=500):
         if torch.equal(grown, label):
             break
         label = grown
-    scenes = [[] for _ in range(N)]
-    pad = 12
-    wide = F.pad(x - ground, (0, 0, pad, pad, pad, pad))
-    wide_label = F.pad(label, (pad,) * 4)
-    windows, found = [], []
+    wide, wide_label = F.pad(x - ground, (0, 0) + (half + 2,) * 4), F.pad(label, (half + 2,) * 4)
+    windows, found, scenes = [], [], [[] for _ in range(N)]
     for i in range(N):
         for l in label[i].unique().tolist():
             ys, xs = torch.nonzero(label[i] == l, as_tuple=True)
-            if l == 0 or len(ys) < 12:
+            if l == 0 or len(ys) < .005 * S * S:
                 continue
             cy, cx = int(ys.min() + ys.max() + 1) // 2, int(xs.min() + xs.max() + 1) // 2
             d = far[i, ys, xs]
-            median = x[i, ys, xs][d >= d.median()].median(0).values
-            color = int((palette - median).norm(dim=-1).argmin())
-            cut = slice(cy + pad - 10, cy + pad + 11), slice(cx + pad - 10, cx + pad + 11)
+            color = int((palette - x[i, ys, xs][d >= d.median()].median(0).values).norm(dim=-1).argmin())
+            cut = slice(cy + 2, cy + 3 + 2 * half), slice(cx + 2, cx + 3 + 2 * half)
             own = F.max_pool2d((wide_label[i][cut] == l).float()[None], 3, 1, 1)[0]  # with its faint rim
             axis = palette[color] - ground
             windows.append(((wide[i][cut] @ axis) / (axis @ axis)).clamp(0, 1) * own)
-            found.append((i, color, cx, cy, len(ys)))
+            found.append((i, color, cx, cy, "large" if len(ys) > .055 * S * S else "small"))
     if not found:
         return scenes
-    w = torch.stack(windows)  # (M, 21, 21)
-    both = torch.stack([torch.minimum(w, t).sum((1, 2)) for t in TEMPLATES], 1)  # (M, 72)
-    iou = both / (w.sum((1, 2))[:, None] + TEMPLATES.sum((1, 2)) - both)
-    for (i, color, cx, cy, area), score, best in zip(found, *[t.tolist() for t in iou.max(1)]):
-        s, z, dx, dy = TEMPLATE_IS[best] if score >= .7 else ("blob", "large" if area > 100 else "small", 0, 0)
-        scenes[i].append(Object(s, list(COLORS)[color], z, cx + dx, cy + dy))
-    return [in_order(s, S) for s in scenes]
+    w = torch.stack(windows)  # (M, w, w)
+    both = torch.stack([torch.minimum(w, t).sum((1, 2)) for t in masks], 1)  # (M, 72)
+    iou = both / (w.sum((1, 2))[:, None] + masks.sum((1, 2)) - both)
+    for (i, color, cx, cy, z), score, best in zip(found, *[t.tolist() for t in iou.max(1)]):
+        s, z, dx, dy = what[best] if score >= .7 else ("blob", z, 0, 0)
+        scenes[i].append(Object(s, list(COLORS)[color], z, round((cx + dx) * 48 / S), round((cy + dy) * 48 / S)))
+    return [in_order(s) for s in scenes]
 
 
 def same_scene(a, b):
@@ -366,7 +369,7 @@ def check(record, scene):
 # 3. image tokens
 
 class Block(nn.Module):
-    """A residual block at token resolution: depthwise 3x3 convolution (look around), then an MLP (think)."""
+    """A residual block at token resolution: depthwise convolution (look around), then an MLP (think)."""
     def __init__(self, n_ch, kernel=3):
         super().__init__()
         self.conv = nn.Conv2d(n_ch, n_ch, kernel, padding=kernel // 2, groups=n_ch)
@@ -382,15 +385,16 @@ class ImageTokenizer(nn.Module):
     """
     An autoencoder with finite scalar quantisation (Mentzer et al. 2023, arXiv 2309.15505): a patch becomes len(levels) numbers,
     each rounded to one of a few values, so the codebook is a grid that is given, not learned, and cannot collapse.
-    Convolutional at token resolution, so one set of weights serves every canvas that is a multiple of the patch.
+    The encoder looks at one patch at a time: the same patch is the same token wherever it stands, which is what makes the sequences
+    easy to learn (trial: encoders that look around halve the transformer's progress). The decoder looks around to join the patches.
     """
-    def __init__(self, patch=8, n_ch=128, n_block=3, levels=(8, 5, 5, 5), kernels=(3,1,1)):
+    def __init__(self, patch=6, n_ch=128, levels=(8, 5, 5, 5)):
         super().__init__()
-        self.config = {"patch": patch, "n_ch": n_ch, "n_block": n_block, "levels": list(levels), "kernels": list(kernels)}
+        self.config = {"patch": patch, "n_ch": n_ch, "levels": list(levels)}
         self.patch, self.levels, self.n_codes = patch, levels, int(np.prod(levels))
         self.patchify = nn.Conv2d(3, n_ch, patch, patch)
-        self.encoder = nn.Sequential(*[Block(n_ch,k) for k in kernels], nn.LayerNorm(n_ch), nn.Linear(n_ch, len(levels)))
-        self.decoder = nn.Sequential(nn.Linear(len(levels), n_ch), *[Block(n_ch) for _ in range(n_block)], nn.LayerNorm(n_ch))
+        self.encoder = nn.Sequential(Block(n_ch, 1), Block(n_ch, 1), nn.LayerNorm(n_ch), nn.Linear(n_ch, len(levels)))
+        self.decoder = nn.Sequential(nn.Linear(len(levels), n_ch), Block(n_ch), Block(n_ch), Block(n_ch), nn.LayerNorm(n_ch))
         self.unpatchify = nn.ConvTranspose2d(n_ch, 3, patch, patch)
         self.register_buffer("L", torch.tensor(levels).float(), persistent=False)
 
@@ -629,11 +633,11 @@ def load_dataset(folder):
 def build_toy(out, size="nano", n=40_000, seed=0):
     """The toy world as a data set: n scenes, each as one generate row and one understand row, and 1,000 more for validation."""
     canvas, rng, rows = CANVAS[size], np.random.default_rng(seed), {}
-    tok = load_tokenizer(ASSETS / "tokenizer.pt", "cuda" if torch.cuda.is_available() else "cpu")
+    tok = load_tokenizer(ASSETS / f"tokenizer-{canvas}.pt", "cuda" if torch.cuda.is_available() else "cpu")
     tokens, n_image = None, (canvas // tok.patch) ** 2
     longest = n_image + 60  # all that is said about a picture fits: up to six turns
     for split, m in (("train", n), ("val", 1000)):
-        scenes = make_scenes(m, [seed, split == "val"], canvas)
+        scenes = make_scenes(m, [seed, split == "val"])
         records = [caption(s, rng) for s in scenes]
         turns = [questions(s, rng) for s in scenes]
         if tokens is None:
@@ -654,13 +658,13 @@ def build_toy(out, size="nano", n=40_000, seed=0):
     write_dataset(out, meta, tokens, tok, rows)
 
 
-def exam(canvas, n, seed=2**31, held_out=False):
+def exam(n, seed=2**31, held_out=False):
     """
     What a network of the toy world is scored on, from a seed that no data set uses: up to n (caption record, its scene) a tag, no prompt
     twice (if held_out, all about held-out pairs), and for 3 n scenes (scene, kind, question, answer) of all their questions.
     """
     rng, records, asked = np.random.default_rng([seed, held_out]), {t: {} for t in TAGS}, []
-    scenes = make_scenes(60 * n, [seed, held_out, 1], canvas, held_out)
+    scenes = make_scenes(60 * n, [seed, held_out, 1], held_out)
     for s in scenes:
         for tag in TAGS:
             if len(records[tag]) < n and (r := caption(s, rng, tag)):
@@ -739,7 +743,7 @@ def build_real(file, images, out, size="nano", seed=0, steps=3000):
     pictures = np.stack(pictures)
 
     rng = np.random.default_rng(seed)
-    tok = train_image_tokenizer(lambda step: pictures[np.random.default_rng([seed, step]).integers(len(pictures), size=32)], steps, 8, seed=seed)
+    tok = train_image_tokenizer(lambda step: pictures[np.random.default_rng([seed, step]).integers(len(pictures), size=32)], steps, canvas // 8, seed=seed)
     tokens = learn_merges([x for _, p, turns in good for x in ([p] if p else [y for t in turns for y in t])], 1024)
     enc, first_image, codes = text_tokenizer(tokens), len(tokens) + len(SPECIAL), tok.encode(pictures).numpy()
     n_image = codes.shape[1]
@@ -774,26 +778,20 @@ def build_real(file, images, out, size="nano", seed=0, steps=3000):
 
 def ceiling(tok, canvas, n=2000, seed=2**31 + 1):
     """Shares of true and of reconstructed pictures that the judge parses exactly, and of codes in use: what no drawing can beat."""
-    scenes = make_scenes(n, seed, canvas)
+    scenes = make_scenes(n, seed)
     pictures = np.stack([np.asarray(render(s, canvas)) for s in scenes])
     codes = tok.encode(pictures)
     shares = [float(np.mean([same_scene(s, j) for s, j in zip(scenes, judge(p))])) for p in (pictures, tok.decode(codes))]
     return *shares, len(codes.unique()) / tok.n_codes
 
 
-def train_toy_tokenizer(path, steps, seed=0):
-    """The toy world's image tokenizer, both canvases in turn, saved in half precision. Prints what the judge makes of it."""
-    scenes = {c: make_scenes(20_000, [seed, c], c) for c in (48, 64)}
-
-    def get(step):
-        rng, c = np.random.default_rng([seed, step]), 64 if step % 4 == 3 else 48
-        return np.stack([np.asarray(render(scenes[c][i], c)) for i in rng.integers(20_000, size=32 * 48 * 48 // (c * c))])
-
-    save_tokenizer(path, train_image_tokenizer(get, steps, 8, seed=seed), half=True)
-    tok = load_tokenizer(path)
-    for c in (48, 64):
-        true, rebuilt, used = ceiling(tok, c)
-        print(f"{c} x {c}: the judge parses {true:.2%} of true and {rebuilt:.2%} of reconstructed pictures exactly; {used:.0%} of {tok.n_codes} codes in use")
+def train_toy_tokenizer(path, canvas, steps, seed=0):
+    """The toy world's image tokenizer for a canvas, saved in half precision. Prints what the judge makes of it."""
+    scenes = make_scenes(50_000, [seed, 2])
+    get = lambda step: np.stack([np.asarray(render(scenes[i], canvas)) for i in np.random.default_rng([seed, step]).integers(50_000, size=32)])
+    save_tokenizer(path, train_image_tokenizer(get, steps, canvas // 8, seed=seed), half=True)
+    true, rebuilt, used = ceiling(load_tokenizer(path), canvas)
+    print(f"{path}: the judge parses {true:.2%} of true and {rebuilt:.2%} of reconstructed pictures exactly; {used:.0%} of the codes in use")
 
 
 if __name__ == "__main__":
@@ -809,7 +807,7 @@ if __name__ == "__main__":
     p.add_argument("--tokenizer_steps", type=int, help="steps to train an image tokenizer (default: 10,000 for the toy world, 3,000 for your own)")
     args = p.parse_args()
     if args.train_tokenizer:
-        train_toy_tokenizer(ASSETS / "tokenizer.pt", args.tokenizer_steps or 10_000, args.seed)
+        train_toy_tokenizer(ASSETS / f"tokenizer-{CANVAS[args.size]}.pt", CANVAS[args.size], args.tokenizer_steps or 8000, args.seed)
     elif args.json:
         build_real(args.json, args.images, args.out or f"data/{Path(args.json).stem}", args.size, args.seed, args.tokenizer_steps or 3000)
     else:

@@ -131,8 +131,8 @@ class Transformer(nn.Module):
             start = cache["start"]
             nth = nth + cache["n_image"]
             cache["start"], cache["n_image"] = start + T, nth[:, -1:]
-            at = torch.arange(start + T, device=idx.device)
-            mask = (at <= at[start:, None]) & (at >= cache["pad"][:, None, None, None])  # (B, 1, T, start + T)
+            k = torch.arange(start + T, device=idx.device)
+            mask = (k <= k[start:, None]) & (k >= cache["pad"][:, None, None, None])  # (B, 1, T, start + T)
         # each picture has n_image tokens, so counting them modulo n_image is the position in the picture
         x = self.embed(idx) + self.place((nth - 1) % self.config.n_image) * image[..., None]  # (B, T, C)
         rope = self.cos[start:start + T].to(x.dtype), self.sin[start:start + T].to(x.dtype)

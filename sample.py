@@ -109,10 +109,10 @@ def score(model, data, tok, task="both", n=60, cfg=2.):
             out["answered"] = {"run": float(answered(model, meta, *(np.array(x[:500]) for x in data.rows["val"]["understand"])).mean())}
         return out
     canvas = meta["canvas"]
-    records, asked = exam(canvas, n)
+    records, asked = exam(n)
     see = lambda scenes: np.stack([np.asarray(render(s, canvas)) for s in scenes])
     if task != "understand":
-        todo = [(r["tag"], r, s) for r, s in records] + [("held-out", r, s) for r, s in exam(canvas, n, held_out=True)[0]]
+        todo = [(r["tag"], r, s) for r, s in records] + [("held-out", r, s) for r, s in exam(n, held_out=True)[0]]
         codes = draw(model, enc, meta, [r["prompt"] for _, r, _ in todo], cfg, progress=True)
         true = see([s for *_, s in todo])
         shown = {"run": judge(tok.decode(codes)), "oracle": judge(true), "ceiling": judge(tok.decode(tok.encode(true))),

@@ -135,7 +135,7 @@ def evaluate():
     """Validation loss per task, over the same rows whatever the batch size."""
     losses = {}
     for task in tasks:
-        n, total = min(500, len(data.rows["val"][task][0])), 0.
+        n, total = min(300, len(data.rows["val"][task][0])), 0.
         for i in range(0, n, 100):
             b = to_batch(*rows_of("val", task, np.arange(i, min(i + 100, n))), device=device)
             total += row_losses(model(b["idx"], at=b["at"])[0], b).sum().item()
@@ -144,7 +144,7 @@ def evaluate():
 
 
 if meta["kind"] == "toy":  # two prompts a tag and two of held-out pairs; or what was said of the first validation pictures
-    prompts = [r["prompt"] for held in (False, True) for r, _ in exam(meta["canvas"], 2, held_out=held)[0]][:16]
+    prompts = [r["prompt"] for held in (False, True) for r, _ in exam(2, held_out=held)[0]][:16]
 elif args.task != "understand":
     ids, roles = (x[:16] for x in data.rows["val"]["generate"])
     prompts = [data.enc.decode(i[r & KEY > 0].tolist()) for i, r in zip(ids, roles)]
