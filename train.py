@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from aia import aia_loss, distance, draw_curves, interaction, measure, reference
 from data import KEY, TASKS, build_toy, exam, load_dataset, load_tokenizer, save_json, save_tokenizer, to_batch
-from model import SIZES, Config, Transformer, load_model
+from model import SIZES, Config, Transformer, latest_run, load_model
 from sample import draw, score, sheet, table
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -40,8 +40,13 @@ p.add_argument("--seed", type=int, default=0, help="of weights and of the order 
 p.add_argument("--device", help="cpu | cuda | mps (default: what is there)")
 p.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the matrix products (default: bfloat16 on a GPU that has it)")
 p.add_argument("--eval_every", type=int, help="steps between evaluations, which also save (default: a tenth of the steps)")
-p.add_argument("--resume", action="store_true", help="go on with the run in --out, exactly where it was saved")
+p.add_argument("--exam", type=int, default=60, help="prompts a tag in the final score of the toy world")
+p.add_argument("--resume", action="store_true", help="go on with the run in --out, exactly where and as it was saved")
 args = p.parse_args()
+if args.resume:
+    args.out = args.out or latest_run()
+    _, saved_config = load_model(args.out)
+    vars(args).update({k: v for k, v in saved_config["train"].items() if k not in ("out", "device", "resume")})
 try:
     n_gen, n_und = (int(x) for x in args.ratio.split(":"))
     assert min(n_gen, n_und) >= 0 and n_gen + n_und > 0
@@ -253,7 +258,7 @@ save("ckpt.pt")
 # what came of it
 
 model.eval()
-scores = score(model, data, tok, args.task)
+scores = score(model, data, tok, args.task, args.exam)
 for t in tasks:
     scores[f"loss {t}"] = {"run": val[t]}
 for t, v in distance(history[-1], ref or {}).items():

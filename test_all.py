@@ -1,0 +1,525 @@
+"""
+test_all.py: the laws of the system, one a test, in the reading order of the files. Each would fail if its law broke.
+
+    python -m pytest -q test_all.py
+"""
+import csv, json, re, runpy, shlex, shutil, sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+import aia, data, model, sample
+from data import HELD_OUT, KEY, QUERY, TARGET, TASKS, Object
+
+HERE = Path(__file__).parent
+torch.set_num_threads(2)
+
+
+def run(script, *args):
+    """A command of the README, in this process; returns what it exits with (None: well)."""
+    argv, sys.argv = sys.argv, [script, *map(str, args)]
+    try:
+        runpy.run_path(str(HERE / script), run_name="__main__")
+    except SystemExit as e:
+        return e.code
+    finally:
+        sys.argv = argv
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory):
+    """A small data set of the toy world."""
+    folder = tmp_path_factory.mktemp("data") / "toy"
+    data.build_toy(folder, "nano", n=128)
+    return data.load_dataset(folder)
+
+
+@pytest.fixture(scope="session")
+def trained(toy, tmp_path_factory):
+    """A run of 20 steps with AIA in its second half."""
+    out = tmp_path_factory.mktemp("run") / "aia"
+    assert train(toy, out, "--aia", .5) is None
+    return out
+
+
+def train(toy, out, *args):
+    return run("train.py", "--data", toy.folder, "--out", out, "--size", "nano", "--device", "cpu", "--steps", 20, "--batch_size", 4, "--eval_every", 10,
+               "--aia_start", .5, "--reference", "paper", "--exam", 2, *args)
+
+
+def small_model(seed=0, **more):
+    """A network with random weights everywhere: fresh ones are silent, and silence would satisfy many laws."""
+    torch.manual_seed(seed)
+    net = model.Transformer(model.Config(**{"n_layer": 3, "n_head": 2, "n_embd": 32, "block_size": 48, "vocab_size": 128, "first_image": 64, "n_image": 9} | more))
+    for p in net.parameters():
+        if p.dim() == 2:
+            torch.nn.init.normal_(p, std=.15)
+    return net
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# data.py: the toy world
+
+
+def test_the_same_seed_gives_the_same_world():
+    assert data.make_scenes(50, 7) == data.make_scenes(50, 7) != data.make_scenes(50, 8)
+
+
+def test_held_out_pairs_are_drawn_only_when_asked_for():
+    pairs = lambda scenes: [{(o.color, o.shape) for o in s} for s in scenes]
+    assert not any(p & set(HELD_OUT) for p in pairs(data.make_scenes(2000, 0)))
+    assert all(p & set(HELD_OUT) for p in pairs(data.make_scenes(200, 0, held_out=True)))
+
+
+def test_objects_do_not_touch_and_stay_on_the_canvas():
+    for scene in data.make_scenes(500, 1):
+        for i, o in enumerate(scene):
+            r = data.SIZES[o.size]
+            assert r <= min(o.x, o.y) and max(o.x, o.y) <= 48 - r
+            for p in scene[:i]:
+                assert max(abs(o.x - p.x), abs(o.y - p.y)) >= r + data.SIZES[p.size] + 3
+
+
+def test_the_world_has_habits():
+    """POPE's adversarial split needs pairs that occur together more often than chance would have it."""
+    scenes = [s for s in data.make_scenes(5000, 2) if len(s) > 1]
+    red, purple = [[any(o.color == c for o in s) for s in scenes] for c in ("red", "yellow")]
+    together = np.mean(np.array(red) & np.array(purple))
+    assert together > 1.15 * np.mean(red) * np.mean(purple)
+
+
+def test_every_caption_is_true_of_its_scene_and_every_tag_occurs():
+    rng, seen = np.random.default_rng(0), set()
+    for s in data.make_scenes(1500, 3):
+        record = data.caption(s, rng)
+        assert data.check(record, s) == (True, ""), (record, s)
+        seen.add(record["tag"])
+    assert seen == set(data.TAGS)
+
+
+def test_every_answer_follows_from_the_scene():
+    """Yes/no answers are recomputed from the words of the question; both occur about equally often."""
+    rng, tally = np.random.default_rng(0), {}
+    for s in data.make_scenes(1500, 4):
+        for kind, q, a in data.questions(s, rng):
+            words = q.rstrip("?.").split()
+            if kind == "existence":
+                truth = any([o.color, o.shape] == words[-2:] for o in s)
+            elif kind == "count" and a in ("yes", "no"):
+                what = words[4:-1]
+                n = sum(what[0] in (o.color, data.plural(o.shape)) for o in s)
+                truth = data.NUMBERS[n] == words[-1]
+            elif kind == "position" and a in ("yes", "no"):
+                one, two = [next(o for o in s if f"{o.color} {o.shape}" == w) for w in re.findall(r"the (\w+ \w+)", q)]
+                truth = any(f" {r} the" in q for r in data.relations(one, two))
+            else:
+                continue
+            assert (a == "yes") == truth, (s, q, a)
+            tally.setdefault(kind, []).append(truth)
+    assert all(.4 < np.mean(t) < .6 for t in tally.values()) and len(tally) == 3
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# data.py: the judge
+
+
+@pytest.mark.parametrize("canvas", [48, 64])
+def test_the_judge_reads_true_pictures_exactly(canvas):
+    scenes = data.make_scenes(1000, 5) + data.make_scenes(100, 5, held_out=True)
+    judged = data.judge(np.stack([np.asarray(data.render(s, canvas)) for s in scenes]))
+    assert np.mean([data.same_scene(s, j) for s, j in zip(scenes, judged)]) >= .999
+
+
+def test_the_judge_is_not_fooled():
+    picture = np.asarray(data.render([Object("circle", "red", "large", 12, 12)])).copy()
+    picture[30:32, 30:32] = 0         # a speck
+    assert [o.shape for o in data.judge(picture[None])[0]] == ["circle"]
+    picture[26:32, 8:40] = data.COLORS["blue"]  # a bar is none of the shapes
+    assert [o.shape for o in data.judge(picture[None])[0]] == ["circle", "blob"]
+    assert data.judge(np.full((1, 48, 48, 3), data.GROUND, np.uint8)) == [[]]
+
+
+def test_the_rules_of_geneval():
+    red, blue = Object("circle", "red", "small", 10, 24), Object("circle", "blue", "small", 40, 24)
+    need = lambda n, **more: {"include": [{"class": "circle", "count": n, **more}], "exclude": []}
+    assert data.check(need(1), [red, blue])[0], "extras are allowed"
+    assert not data.check(need(2) | {"exclude": [{"class": "circle", "count": 3}]}, [red, blue, blue])[0], "but not in counting"
+    assert data.check(need(1, color="green"), [red]) == (False, "expected green circle >= 1, found 0")
+    sides = lambda a, b: {"include": [{"class": "circle", "count": 1, "color": b}, {"class": "circle", "count": 1, "color": a, "position": ["left of", 0]}], "exclude": []}
+    assert data.check(sides("red", "blue"), [red, blue])[0] and not data.check(sides("blue", "red"), [red, blue])[0]
+    # centres 45 degrees apart are both left of and above; within a tenth of the extents they are neither
+    assert data.relations(red, blue._replace(x=40, y=54)) == {"left of", "above"}
+    assert data.relations(red, red._replace(x=red.x + 2)) == set()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# data.py: tokens and sequences
+
+
+def test_codes_are_the_digits_of_a_grid():
+    tok = data.ImageTokenizer()
+    digits = torch.stack([torch.randint(0, l, (1, 8, 8)) for l in tok.levels], -1).float()
+    base = torch.tensor([1, 8, 40, 200])
+    assert torch.equal((digits.long() * base).sum(-1).flatten(1)[..., None] // base % torch.tensor(tok.levels), digits.long().flatten(1, 2))
+    z = torch.linspace(-9, 9, 200)[:, None].expand(-1, 4).clone().requires_grad_()
+    q = tok.quantize(z)
+    assert torch.equal(q.amin(0), torch.zeros(4)) and torch.allclose(q.amax(0), tok.L - 1), "every digit is reached, and no other"
+    q.sum().backward()
+    assert (z.grad[50:150] > 0).all(), "gradients pass the rounding"
+
+
+@pytest.mark.parametrize("canvas", [int(f.stem[-2:]) for f in sorted(data.ASSETS.glob("tokenizer-*.pt"))])
+def test_the_shipped_image_tokenizer_keeps_what_the_judge_sees(canvas):
+    tok = data.load_tokenizer(data.ASSETS / f"tokenizer-{canvas}.pt")
+    true, rebuilt, used = data.ceiling(tok, canvas, 500)
+    assert true >= .998 and rebuilt >= .98 and used > .5
+
+
+def test_the_same_patch_is_the_same_token_wherever_it_stands():
+    tok = data.ImageTokenizer(6).eval()
+    a = np.random.default_rng(0).integers(0, 255, (1, 48, 48, 3), dtype=np.uint8)
+    b = np.roll(a, 12, axis=2)
+    assert torch.equal(tok.encode(a).view(8, 8).roll(2, 1), tok.encode(b).view(8, 8))
+
+
+def test_any_text_survives_the_text_tokenizer_and_none_becomes_special(toy):
+    for text in ("a red circle", "Ünïcödé 猫 🐈", "", "  two  spaces\n", "<|bos|> <|end|>"):
+        ids = toy.enc.encode_ordinary(text)
+        assert toy.enc.decode(ids) == text and all(i < 256 + len(toy.meta["merges"]) for i in ids)
+    assert len(toy.enc.encode_ordinary(" triangle")) == 1, "a frequent word is one token"
+
+
+def test_roles_of_the_two_sequences(toy):
+    sp, first = toy.enc._special_tokens, toy.meta["first_image"]
+    ids, roles = data.make_row(toy.enc, first, range(64), prompt="a red circle")
+    assert ids[0] == sp["<|bos|>"] and ids[4] == sp["<|boi|>"] and ids[5:] == list(range(first, first + 64))
+    assert roles == [0, KEY, KEY, KEY, QUERY] + [TARGET | QUERY] * 63 + [TARGET]
+    ids, roles = data.make_row(toy.enc, first, range(64), turns=[("what color is the circle?", "red"), ("describe the picture.", "large red circle")])
+    assert roles[:67] == [0, 0] + [KEY] * 64 + [0]
+    said = [toy.enc.decode([i]) for i, r in zip(ids, roles) if r & TARGET]
+    assert said == ["red", "<|end|>", "large", " red", " circle", "<|end|>"]
+    assert all(bool(a & QUERY) == bool(b & TARGET) for a, b in zip(roles, roles[1:])), "a query is where a target is predicted from"
+
+
+def test_condition_dropout_hides_the_whole_prompt_and_nothing_else(toy):
+    ids, roles = (x[:4] for x in toy.rows["train"]["generate"])
+    null = toy.enc._special_tokens["<|null|>"]
+    plain, dropped = data.to_batch(ids, roles), data.to_batch(ids, roles, np.array([True, False, True, False]), null)
+    changed = plain["idx"] != dropped["idx"]
+    assert torch.equal(changed[::2], plain["key"][::2]) and not changed[1::2].any()
+    assert (dropped["idx"][changed] == null).all() and not dropped["key"][::2].any() and torch.equal(plain["at"], dropped["at"])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# data.py: data sets
+
+
+def test_a_data_set_follows_from_its_seed_and_damage_is_noticed(toy, tmp_path):
+    data.build_toy(tmp_path / "again", "nano", n=128)
+    again = data.load_dataset(tmp_path / "again")
+    assert again.meta["files"] == toy.meta["files"]
+    file = tmp_path / "again" / "val_generate_ids.npy"
+    file.write_bytes(file.read_bytes()[:-1] + b"\xff")
+    with pytest.raises(SystemExit, match="val_generate_ids.npy: differs from its checksum"):
+        data.load_dataset(tmp_path / "again")
+
+
+def test_your_own_pictures_good_and_bad(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for i in range(6):
+        Image.fromarray(rng.integers(0, 255, (40, 60 + i, 3), dtype=np.uint8)).save(tmp_path / f"{i}.png")
+    Image.new("RGBA", (50, 50), (255, 0, 0, 128)).save(tmp_path / "clear.webp")
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "half.png").write_bytes((tmp_path / "0.png").read_bytes()[:2000])
+    Image.new("1", (20_000, 10)).save(tmp_path / "wide.png")
+    talk = lambda image, *says: {"image": image, "conversations": [{"from": w, "value": v} for w, v in zip(("human", "gpt") * 9, says)]}
+    good = [talk(f"{i}.png", f"picture number {i}", "<image>") for i in range(6)] + [talk("clear.webp", "<image>\nwhat?", "red", "sure?", "yes")]
+    bad = [(talk("missing.png", "a", "<image>"), "no such file"), (talk("text.png", "a", "b"), "no picture that Pillow can read"),
+           (talk("half.png", "a", "b"), "broken picture"), (talk("wide.png", "a", "b"), "20000 x 10 pixels"), (talk("0.png", " ", "b"), "empty text"),
+           (talk("0.png", "a"), "in pairs"), ("a string", "is a str"), ({"image": 3}, "no file name"), (talk("0.png", 3, "b"), "a turn is not")]
+    file = tmp_path / "pairs.json"
+    file.write_text(json.dumps(good + [b for b, _ in bad]))
+    assert run("data.py", "--json", file, "--images", tmp_path, "--out", tmp_path / "mine", "--tokenizer_steps", 2) is None
+    said = capsys.readouterr().out
+    for i, (_, why) in enumerate(bad):
+        assert re.search(rf"record {len(good) + i}: .*{why}", said), (i, why)
+    assert "7 of 16 records are usable" in said
+    mine = data.load_dataset(tmp_path / "mine")
+    assert len(mine.rows["train"]["generate"][0]) == 6 and len(mine.rows["train"]["understand"][0]) == 1
+    file.write_text(json.dumps([b for b, _ in bad]))
+    assert "no usable record" in run("data.py", "--json", file, "--images", tmp_path, "--out", tmp_path / "mine")
+    file.write_text("{not json")
+    assert "not JSON" in run("data.py", "--json", file, "--out", tmp_path / "mine")
+    assert (tmp_path / "mine" / "meta.json").exists(), "a failed build leaves the old data set alone"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# model.py
+
+
+def test_fused_interaction_equals_explicit_gradients_too():
+    """The indicator channel is exact: with the causal mask, and with a cache whose rows are padded differently."""
+    net = small_model()
+    idx, key = torch.randint(0, 128, (3, 40)), torch.rand(3, 40) < .4
+    found = []
+    for explicit in (False, True):
+        net.zero_grad()
+        logits, mass = net(idx, key, explicit=explicit)
+        (mass * torch.linspace(0, 1, 40)).sum().backward(retain_graph=True)
+        found.append([logits, mass] + [p.grad.clone() for p in net.parameters() if p.grad is not None])
+    for fused, full in zip(*found):
+        assert torch.allclose(fused, full, atol=1e-5), (fused - full).abs().max()
+    assert mass.std() > .05, "and it is not a trivial one"
+    pad = torch.tensor([0, 5, 11])
+    with torch.no_grad():
+        for part in (slice(0, 30), slice(30, 40)):
+            two = []
+            for explicit in (False, True):
+                cache = net.new_cache(pad, 40)
+                if part.start:
+                    net(idx[:, :30], cache=cache)
+                full_key = key[:, :part.stop]
+                two.append(net(idx[:, part], full_key, explicit=explicit, cache=cache)[1])
+            real = torch.arange(part.start, part.stop) >= pad[:, None]  # padding itself attends to nothing
+            assert torch.allclose(*[t[:, real] for t in two], atol=1e-5)
+
+
+def test_interaction_is_a_share_of_attention():
+    net, idx = small_model(), torch.randint(0, 128, (2, 30))
+    with torch.no_grad():
+        every, none = (net(idx, torch.full((2, 30), v))[1] for v in (True, False))
+        half = torch.rand(2, 30) < .5
+        one, other = net(idx, half)[1], net(idx, ~half)[1]
+    assert torch.allclose(every, torch.ones_like(every), atol=1e-6) and not none.any()
+    assert torch.allclose(one + other, every, atol=1e-6)
+
+
+def test_measuring_changes_no_logit():
+    net, idx = small_model(), torch.randint(0, 128, (2, 30))
+    assert torch.allclose(net(idx)[0], net(idx, torch.rand(2, 30) < .5)[0], atol=1e-5)
+
+
+def test_no_token_sees_the_future():
+    net, idx = small_model(), torch.randint(0, 128, (2, 30))
+    other = idx.clone()
+    other[:, 20:] = torch.randint(0, 128, (2, 10))
+    a, b = net(idx)[0], net(other)[0]
+    assert torch.allclose(a[:, :20], b[:, :20], atol=1e-6) and not torch.allclose(a[:, 20:], b[:, 20:], atol=1e-2)
+
+
+def test_logits_at_some_places_are_the_same():
+    net, idx, at = small_model(), torch.randint(0, 128, (2, 30)), torch.rand(2, 30) < .3
+    assert torch.allclose(net(idx)[0][at], net(idx, at=at)[0], atol=1e-6)
+
+
+def test_cached_equals_uncached_and_padding_is_invisible():
+    """Prompts of different lengths, padded on the left, continued token by token; image positions go on counting."""
+    net = small_model()
+    idx = torch.cat((torch.randint(0, 64, (2, 12)), torch.randint(64, 128, (2, 9))), 1)
+    with torch.no_grad():
+        whole = net(idx)[0]
+        padded = torch.stack((F.pad(idx[0, :12], (4, 0)), F.pad(idx[1, :12], (4, 0))))
+        cache = net.new_cache(torch.tensor([4, 4]), 25)
+        got = [net(padded, cache=cache)[0][:, 4:]]
+        got += [net(idx[:, t:t + 1], cache=cache)[0] for t in range(12, 21)]
+    assert torch.allclose(torch.cat(got, 1), whole, atol=1e-4)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# aia.py
+
+
+def test_stages_are_few_and_cut_where_the_curve_jumps():
+    T, d = aia.stages([.4, .42, .38, .1, .12, .3, .28], 3)
+    assert np.allclose(T, [.4] * 3 + [.11] * 2 + [.29] * 2) and np.allclose(d, .05)
+    curve = list(np.random.default_rng(0).random(6))
+    assert np.allclose(aia.stages(curve, 6)[0], curve), "as many stages as layers is no stages"
+
+
+def test_the_paper_s_table_is_laid_over_depth():
+    ref = aia.reference("paper", 32)
+    assert [ref["understand"]["T"][l] for l in (0, 9, 10, 19, 20, 30, 31)] == [.1, .1, .15, .15, .3, .3, .2]
+    assert [ref["generate"]["d"][l] for l in (0, 9, 10, 24, 25, 31)] == [.2, .2, .1, .1, .05, .05]
+    assert len(aia.reference("paper", 6)["generate"]["T"]) == 6
+
+
+def test_the_loss_is_huber_over_its_threshold():
+    I, T, d = torch.rand(4, 3), torch.rand(4, 1), torch.full((4, 1), .1)
+    want = F.smooth_l1_loss(I, T.expand(4, 3), beta=.1)
+    assert torch.allclose(aia.aia_loss(I, torch.ones(3, dtype=torch.bool), T, d), want)
+    only = aia.aia_loss(I, torch.tensor([True, False, False]), T, d)
+    assert torch.allclose(only, F.smooth_l1_loss(I[:, :1], T, beta=.1)), "samples without keys weigh nothing"
+    assert aia.aia_loss(I, torch.zeros(3, dtype=torch.bool), T, d) == 0
+
+
+def test_the_loss_moves_the_interaction_to_its_target():
+    net, idx = small_model(), torch.randint(0, 128, (4, 40))
+    key, query = torch.zeros(4, 40, dtype=torch.bool), torch.zeros(4, 40, dtype=torch.bool)
+    key[:, 5:15], query[:, 20:] = True, True
+    T, d = torch.tensor([[.6], [.1], [.3]]), torch.full((3, 1), .05)
+    opt, off = torch.optim.Adam(net.parameters(), 3e-3), []
+    for _ in range(60):
+        I = aia.interaction(net(idx, key)[1], query)
+        off.append((I - T).abs().mean().item())
+        loss = aia.aia_loss(I, torch.ones(4, dtype=torch.bool), T, d)
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+    assert off[-1] < .2 * off[0]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# train.py
+
+
+def weights(out, file="ckpt.pt"):
+    return torch.load(out / file, weights_only=True)["model"]
+
+
+def same(a, b):
+    return all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_a_run_leaves_what_the_readme_promises(trained):
+    for name in "config.json ckpt.pt pretrained.pt tokenizer.pt log.csv interaction.json interaction.png samples.png scores.json".split():
+        assert (trained / name).stat().st_size > 0
+    rows = list(csv.DictReader(open(trained / "log.csv")))
+    assert [r["step"] for r in rows if r["val_generate"]] == ["0", "10", "20"]
+    assert {"drawn", "answered", "loss generate", "distance understand"} <= set(json.loads((trained / "scores.json").read_text()))
+
+
+def test_aia_off_is_bit_identical_to_none_and_on_it_is_not(toy, trained, tmp_path):
+    assert train(toy, tmp_path / "none") is None and train(toy, tmp_path / "zero", "--aia", 0) is None
+    assert same(weights(tmp_path / "none"), weights(tmp_path / "zero"))
+    assert same(weights(tmp_path / "none", "pretrained.pt"), weights(trained, "pretrained.pt")), "AIA leaves the first phase alone"
+    assert not same(weights(tmp_path / "none"), weights(trained))
+
+
+def test_the_same_seed_gives_the_same_log_bit_for_bit(toy, trained, tmp_path):
+    assert train(toy, tmp_path / "again", "--aia", .5) is None
+    assert (tmp_path / "again" / "log.csv").read_text() == (trained / "log.csv").read_text()
+
+
+def test_resumed_equals_uninterrupted(toy, trained, tmp_path, monkeypatch):
+    """Killed at step 13, after the evaluation at step 10, gone on with --resume alone: the same weights, the same log."""
+    class Killed(Exception):
+        pass
+
+    steps, real = [], torch.optim.Muon.step
+
+    def step(self, *args):
+        steps.append(1)
+        if len(steps) == 14:
+            raise Killed
+        return real(self, *args)
+
+    with monkeypatch.context() as m:
+        m.setattr(torch.optim.Muon, "step", step)
+        with pytest.raises(Killed):
+            train(toy, tmp_path / "half", "--aia", .5)
+    assert run("train.py", "--out", tmp_path / "half", "--resume") is None
+    assert same(weights(tmp_path / "half"), weights(trained))
+    assert (tmp_path / "half" / "log.csv").read_text() == (trained / "log.csv").read_text()
+    assert "finished" in run("train.py", "--out", tmp_path / "half", "--resume")
+
+
+def test_init_from_starts_where_the_other_s_second_phase_began(toy, trained, tmp_path):
+    assert train(toy, tmp_path / "branch", "--init_from", trained, "--aia_start", 0, "--lr", 0) is None
+    assert same(weights(tmp_path / "branch"), weights(trained, "pretrained.pt"))
+
+
+def test_the_network_learns_both_tasks(trained, toy):
+    losses = [h["val"] for h in json.loads((trained / "interaction.json").read_text())["history"]]
+    for t in TASKS:
+        assert losses[-1][t] < losses[0][t] - 1
+
+
+def test_a_missing_reference_is_trained_and_kept(toy, tmp_path):
+    """Any data set but the toy world has no shipped curves; two short single-task runs make them."""
+    shutil.copytree(toy.folder, tmp_path / "mine")
+    meta = json.loads((tmp_path / "mine" / "meta.json").read_text()) | {"kind": "real"}
+    (tmp_path / "mine" / "meta.json").write_text(json.dumps(meta))
+    mine = data.load_dataset(tmp_path / "mine")
+    assert train(mine, tmp_path / "run", "--aia", .1, "--reference", "small", "--steps", 3) is None
+    curves = json.loads((tmp_path / "mine" / "reference-nano.json").read_text())
+    assert len(curves["generate"]) == len(curves["understand"]) == 6
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# sample.py
+
+
+def test_only_legal_tokens_are_drawn_and_said(toy, trained):
+    net, _ = model.load_model(trained)
+    codes = sample.draw(net, toy.enc, toy.meta, ["a red circle", "hello <|end|> 猫"], temperature=5.)
+    assert codes.min() >= 0 and codes.max() < toy.meta["n_codes"] and codes.shape == (2, 64)
+    allowed = sample.legal(torch.zeros(toy.meta["vocab_size"]), toy.meta, image=False)
+    assert torch.equal(torch.nonzero(allowed == 0)[-1], torch.tensor([toy.enc._special_tokens["<|end|>"]]))
+
+
+def test_a_picture_does_not_depend_on_its_batch(toy, trained):
+    net, _ = model.load_model(trained)
+    prompts = ["a red circle", "a photo of a blue square and a green cross", "three circles"]
+    together = sample.draw(net, toy.enc, toy.meta, prompts)
+    one_by_one = sample.draw(net, toy.enc, toy.meta, prompts, batch=1)
+    assert torch.equal(together, one_by_one)
+
+
+def test_scoring_by_one_pass_equals_answering_word_by_word(toy, trained):
+    net, _ = model.load_model(trained)
+    tok = data.load_tokenizer(trained / "tokenizer.pt")
+    scenes = data.make_scenes(6, 9)
+    codes = tok.encode(np.stack([np.asarray(data.render(s)) for s in scenes])).numpy()
+    asked = [(c, q, a) for s, c in zip(scenes, codes) for _, q, a in data.questions(s, np.random.default_rng(0))[:3]]
+    said = [sample.answer(net, toy.enc, toy.meta, c, q) for c, q, _ in asked]
+    for truth in ("the answer", "what it says"):
+        rows = [data.make_row(toy.enc, toy.meta["first_image"], c, turns=[(q, a if truth == "the answer" else s)]) for (c, q, a), s in zip(asked, said)]
+        right = sample.answered(net, toy.meta, *data.pack(rows, max(len(r[0]) for r in rows), toy.enc._special_tokens["<|pad|>"]))
+        assert right.tolist() == [truth == "what it says" or s == a for (_, _, a), s in zip(asked, said)]
+
+
+def test_sample_draws_answers_and_refuses(trained, tmp_path, capsys):
+    png = tmp_path / "grid.png"
+    assert run("sample.py", trained, "--prompt", "a red circle", "--prompt", "two crosses", "--n", 2, "--png", png) is None
+    assert Image.open(png).width > 500 and "4 pictures" in capsys.readouterr().out
+    data.render([Object("circle", "red", "large", 20, 20)], 64).save(tmp_path / "x.png")
+    assert run("sample.py", trained, "--image", tmp_path / "x.png", "--ask", "what color is the circle?") is None
+    (tmp_path / "bad.png").write_text("x")
+    for args, why in (((trained,), "what shall it do"), ((trained, "--prompt", ""), "is empty"), ((trained, "--prompt", "cat " * 300), "too long"),
+                      ((trained, "--image", tmp_path / "bad.png", "--ask", "what?"), "no picture"), ((trained, "--ask", "what?"), "go together"),
+                      ((tmp_path / "nowhere", "--score"), "no run here"), ((trained, "--prompt", "a", "--png", tmp_path / "no" / "x.png"), "cannot be written")):
+        assert why in run("sample.py", *args), args
+
+
+def test_aia_prints_and_draws_the_curves_of_several_runs(trained, tmp_path, capsys):
+    assert run("aia.py", trained, trained, "--png", tmp_path / "two.png") is None
+    assert Image.open(tmp_path / "two.png").width == 800 and capsys.readouterr().out.count("correlation") == 4
+    assert "no such file" in run("aia.py", tmp_path)
+
+
+@pytest.mark.parametrize("args, why", [(("--ratio", "1-1"), "wanted is generate:understand"), (("--data", "nowhere/mine"), "no data set here"),
+                                       (("--init_from", "nowhere"), "no run here"), (("--reference", "nowhere"), "no run here")])
+def test_train_refuses_with_one_line(toy, tmp_path, args, why):
+    said = train(toy, tmp_path / "x", *args)
+    assert why in said and "\n" not in said
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# README.md
+
+
+def test_the_readme_s_commands_parse():
+    """Every flag that the README types exists, so that no command in it goes stale."""
+    text = (HERE / "README.md").read_text()
+    commands = [c for block in re.findall(r"```(?:bash|sh)\n(.*?)```", text, re.S) for c in block.splitlines() if c.startswith("python ")]
+    assert len(commands) > 8
+    for c in commands:
+        words = shlex.split(c, comments=True)
+        if words[1].endswith(".py"):
+            source = (HERE / words[1]).read_text()
+            for w in words[2:]:
+                assert not w.startswith("--") or f'"{w}"' in source, c
