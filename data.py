@@ -40,8 +40,8 @@ SIZES = {"small": 5, "large": 8}  # radius, as all lengths of a scene in 48ths o
 NUMBERS = ("zero", "one", "two", "three", "four")
 # POPE asks for absent objects that are random, frequent, or that often go together with a present one. The three differ
 # only in a world with habits: colours and shapes are unequally frequent, and each has a companion it likes to be near.
-P_COUNT, P_COLOR, P_SHAPE = (.26, .32, .22, .20), (.21, .18, .15, .13, .11, .09, .07, .06), (.34, .28, .22, .16)
-P_COMPANION, P_SAME_SHAPE = .3, .3  # the second makes scenes of one shape, which counting captions need
+P_COUNT, P_COLOR, P_SHAPE = (.30, .42, .17, .11), (.21, .18, .15, .13, .11, .09, .07, .06), (.34, .28, .22, .16)
+P_COMPANION, P_SAME_SHAPE = .3, .22  # the second makes scenes of one shape, which counting captions need
 # Never drawn in training: a network that has learned to bind, rather than to remember, can draw these all the same.
 HELD_OUT = (("red", "cross"), ("blue", "triangle"), ("green", "square"), ("yellow", "circle"), ("black", "triangle"))
 
@@ -136,6 +136,7 @@ def relations(a, b):
 
 
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr", "dense")
+KINDS = ("existence", "count", "color", "shape", "position", "describe")
 WORDINGS = ("a photo of {}", "a picture of {}", "draw {}", "{}")
 
 
@@ -154,19 +155,18 @@ def caption(scene, rng, tag=None):
     The first six tags are GenEval's, 'dense' names every object with size and colour. Without a tag, a quarter
     are dense (and all of what no other tag can say), as that teaches binding. Returns None if the scene admits no caption of that tag.
     """
-    shapes, colors = [o.shape for o in scene], [o.color for o in scene]
-    fits = {1: ["single_object", "colors"], 2: ["two_object", "position", "color_attr"]}.get(len(scene), [])
-    if len(scene) == 2 and shapes[0] == shapes[1]:
-        fits = []
-    if len(set(shapes)) == 1 and len(scene) > 1:
-        fits = ["counting"]
-    if len(set(colors)) == 1 and "color_attr" in fits:
-        fits.remove("color_attr")
-    first, other = rng.permutation(len(scene))[:2] if len(scene) > 1 else (0, 0)
-    first, other = scene[first], scene[other]
+    first, other = scene[0], scene[-1]
+    if rng.random() < .5:
+        first, other = other, first
     sides = sorted(relations(first, other))
-    if not sides and "position" in fits:
-        fits.remove("position")
+    if len(scene) == 1:
+        fits = ["single_object", "colors"]
+    elif len({o.shape for o in scene}) == 1:
+        fits = ["counting"]
+    elif len(scene) == 2:
+        fits = ["two_object"] + ["position"] * bool(sides) + ["color_attr"] * (first.color != other.color)
+    else:
+        fits = []
     if tag is None:
         tag = fits[rng.integers(len(fits))] if fits and rng.random() > .25 else "dense"
     elif tag not in fits + ["dense"]:
@@ -201,72 +201,52 @@ def plural(shape):
 
 def questions(scene, rng, hidden=frozenset(HELD_OUT)):
     """
-    [(kind, question, answer)] in random order, at most one for each kind, 'describe' last (earlier turns must not be answerable by
+    [(kind, question, answer)] in random order, at most one for each of KINDS, 'describe' last (earlier turns must not be answerable by
     reading it). Half are yes/no, balanced; half are open. Pairs in `hidden` are never asked for in vain, or 'no' would be learned for them.
     """
-    out, coin = [], lambda: rng.random() < .5
-    pick = lambda items: items[rng.integers(len(items))]
-    has = {(o.color, o.shape) for o in scene}
-    shapes, colors = Counter(o.shape for o in scene), Counter(o.color for o in scene)
+    out, coin, pick = [], lambda: rng.random() < .5, lambda items: items[rng.integers(len(items))]
+
+    def ask(kind, closed, truth, others, opened=None):
+        """The open question, whose answer is the truth; or the closed one about the truth (yes) or about one of the others (no)."""
+        if opened and coin():
+            out.append((kind, opened, truth.removesuffix(" of")))
+        else:
+            yes = coin()
+            out.append((kind, closed(truth if yes else pick(others)), "yes" if yes else "no"))
+
+    shapes, colors, pairs = (Counter(map(f, scene)) for f in (lambda o: o.shape, lambda o: o.color, lambda o: (o.color, o.shape)))
+    o = pick(scene)
     # existence: the absent object often shares its colour or its shape with a present one, or a glance would do
-    c, s = pick(scene).color, pick(scene).shape
+    absent = [(c, s) for c in COLORS for s in SHAPES if (c, s) not in pairs and (c, s) not in hidden]
+    near = [p for p in absent if p[0] == o.color or p[1] == o.shape]
+    ask("existence", lambda p: f"is there {an(*p)}?", (o.color, o.shape), near if near and coin() else absent)
+    # count: of a shape or of a colour, now and then of an absent one
     if coin():
-        out.append(("existence", f"is there {an(*pick(sorted(has)))}?", "yes"))
+        what = pick(SHAPES) if rng.random() < .25 else o.shape
+        what, n = plural(what), shapes[what]
     else:
-        absent = [p for c2 in COLORS for s2 in SHAPES if (p := (c2, s2)) not in has and p not in hidden]
-        near = [p for p in absent if p[0] == c or p[1] == s]
-        out.append(("existence", f"is there {an(*pick(near if near and coin() else absent))}?", "no"))
-    # count: of a shape, or of a colour
-    if coin():
-        s = pick(SHAPES) if rng.random() < .25 else s
-        what, n = plural(s), shapes[s]
-    else:
-        c = pick(list(COLORS)) if rng.random() < .25 else c
-        what, n = f"{c} objects", colors[c]
-    if coin():
-        out.append(("count", f"how many {what} are there?", NUMBERS[n]))
-    else:
-        m = n if n and coin() else pick([k for k in range(1, 5) if k != n])
-        out.append(("count", f"is the number of {what} {NUMBERS[m]}?", "yes" if m == n else "no"))
+        what = pick(list(COLORS)) if rng.random() < .25 else o.color
+        what, n = f"{what} objects", colors[what]
+    ask("count", lambda m: f"is the number of {what} {m}?", NUMBERS[n], [m for m in NUMBERS[1:] if m != NUMBERS[n]], f"how many {what} are there?")
     # colour and shape: of an object that the other attribute names uniquely
-    lone = [o for o in scene if shapes[o.shape] == 1]
-    if lone:
+    if lone := [o for o in scene if shapes[o.shape] == 1]:
         o = pick(lone)
-        if coin():
-            out.append(("color", f"what color is the {o.shape}?", o.color))
-        else:
-            yes = coin()
-            c = o.color if yes else pick([c for c in COLORS if c != o.color])
-            out.append(("color", f"is the {o.shape} {c}?", "yes" if yes else "no"))
-    lone = [o for o in scene if colors[o.color] == 1]
-    if lone:
-        o = pick(lone)
-        if coin():
-            out.append(("shape", f"what shape is the {o.color} object?", o.shape))
-        else:
-            yes = coin()
-            s = o.shape if yes else pick([s for s in SHAPES if s != o.shape])
-            out.append(("shape", f"is the {o.color} object {an(s)}?", "yes" if yes else "no"))
-    # position: 'no' is the opposite side, so that no answer hangs on a borderline
-    lone = [o for o in scene if sum((p.color, p.shape) == (o.color, o.shape) for p in scene) == 1]
-    pairs = [(p, q, sides) for p in lone for q in lone if p is not q and (sides := sorted(relations(p, q)))]
-    if pairs:
-        p, q, sides = pick(pairs)
-        one, two = f"the {p.color} {p.shape}", f"the {q.color} {q.shape}"
-        if len(sides) == 1 and coin():
-            out.append(("position", f"where is {one}, seen from {two}?", sides[0].removesuffix(" of")))
-        else:
-            yes, side = coin(), pick(sides)
-            opposite = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}[side]
-            out.append(("position", f"is {one} {side if yes else opposite} {two}?", "yes" if yes else "no"))
-    out = [out[i] for i in rng.permutation(len(out))]
-    return out + [("describe", "describe the picture.", dense(scene))]
+        ask("color", lambda c: f"is the {o.shape} {c}?", o.color, [c for c in COLORS if c != o.color], f"what color is the {o.shape}?")
+    if lone := [o for o in scene if colors[o.color] == 1]:
+        p = pick(lone)
+        ask("shape", lambda s: f"is the {p.color} object {an(s)}?", p.shape, [s for s in SHAPES if s != p.shape], f"what shape is the {p.color} object?")
+    # position: 'no' is the opposite side, so that no answer hangs on a borderline; the open question has one answer only
+    lone = [o for o in scene if pairs[o.color, o.shape] == 1]
+    if seen := [(p, q, sides) for p in lone for q in lone if p is not q and (sides := sorted(relations(p, q)))]:
+        p, q, sides = pick(seen)
+        one, two, side = f"the {p.color} {p.shape}", f"the {q.color} {q.shape}", pick(sides)
+        opposite = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}[side]
+        ask("position", lambda s: f"is {one} {s} {two}?", side, [opposite], f"where is {one}, seen from {two}?" if len(sides) == 1 else None)
+    return [out[i] for i in rng.permutation(len(out))] + [("describe", "describe the picture.", dense(scene))]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # 2. the judge
-
-KINDS = ("existence", "count", "color", "shape", "position", "describe")
 
 
 @functools.cache

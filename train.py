@@ -35,7 +35,7 @@ p.add_argument("--data", help="folder of a data set (default: data/toy-SIZE, mad
 p.add_argument("--out", help="folder of the run (default: out/TASK-SIZE, or with AIA out/aia-SIZE)")
 p.add_argument("--steps", type=int, help="optimiser steps (default: by size)")
 p.add_argument("--batch_size", type=int, default=32, help="rows a step")
-p.add_argument("--lr", type=float, default=.02, help="peak learning rate of Muon; AdamW's is a tenth")
+p.add_argument("--lr", type=float, default=.05, help="peak learning rate of Muon; AdamW's is a fifth")
 p.add_argument("--seed", type=int, default=0, help="of weights and of the order of the data")
 p.add_argument("--device", help="cpu | cuda | mps (default: what is there)")
 p.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the matrix products (default: bfloat16 on a GPU that has it)")
@@ -110,11 +110,11 @@ if ref:
 
 
 def optimizers():
-    """Muon (Jordan et al. 2024) for the blocks' matrices, AdamW for embeddings, head and gains: a tenth of its learning rate."""
+    """Muon (Jordan et al. 2024) for the blocks' matrices, AdamW for embeddings, head and gains: a fifth of its learning rate."""
     matrices = {n: q for n, q in model.named_parameters() if q.dim() == 2 and n.startswith("blocks")}
     rest = [q for n, q in model.named_parameters() if n not in matrices]
     return [torch.optim.Muon(matrices.values(), lr=args.lr, momentum=.95, weight_decay=.01),
-            torch.optim.AdamW(rest, lr=args.lr / 10, betas=(.9, .95), weight_decay=0., fused=True)]
+            torch.optim.AdamW(rest, lr=args.lr / 5, betas=(.9, .95), weight_decay=0., fused=True)]
 
 
 opts = optimizers()
@@ -136,11 +136,11 @@ def row_losses(logits, b):
 
 
 @torch.no_grad()
-def evaluate():
-    """Validation loss per task, over the same rows whatever the batch size."""
+def evaluate(n):
+    """Validation loss per task, over the same first n rows whatever the batch size."""
     losses = {}
     for task in tasks:
-        n, total = min(300, len(data.rows["val"][task][0])), 0.
+        n, total = min(n, len(data.rows["val"][task][0])), 0.
         for i in range(0, n, 100):
             b = to_batch(*rows_of("val", task, np.arange(i, min(i + 100, n))), device=device)
             total += row_losses(model(b["idx"], at=b["at"])[0], b).sum().item()
@@ -199,7 +199,7 @@ for step in range(first_step, args.steps + 1):
         save("pretrained.pt")
         opts = optimizers()  # a fresh schedule starts with fresh moments
     if step % args.eval_every == 0 or step in (begin, args.steps):
-        val, now = evaluate(), measure(model, data)
+        val, now = evaluate(1000 if step == args.steps else 250), measure(model, data)
         d = distance(now, ref or {})
         history.append({"step": step, "phase": phase, **now, "val": val})
         save("ckpt.pt", opts=[o.state_dict() for o in opts], step=step, history=history[:-1], minutes=minutes + (time.time() - clock) / 60)
@@ -217,7 +217,7 @@ for step in range(first_step, args.steps + 1):
     # each phase has its own schedule: a short warm-up, then down to nothing; the second, on a trained network, at half the height
     first, last = (begin, args.steps) if phase else (0, begin)
     lr = min(1, (step - first + 1) / 50, (last - step) / (last - first) * 1.5) * (.5 if first or args.init_from else 1)
-    for o, peak in zip(opts, (args.lr, args.lr / 10)):
+    for o, peak in zip(opts, (args.lr, args.lr / 5)):
         for g in o.param_groups:
             g["lr"] = lr * peak
 
