@@ -35,7 +35,7 @@ p.add_argument("--data", help="folder of a data set (default: data/toy-SIZE, mad
 p.add_argument("--out", help="folder of the run (default: out/TASK-SIZE, or with AIA out/aia-SIZE)")
 p.add_argument("--steps", type=int, help="optimiser steps (default: by size)")
 p.add_argument("--batch_size", type=int, default=32, help="rows a step")
-p.add_argument("--lr", type=float, default=.05, help="peak learning rate of Muon; AdamW's is a fifth")
+p.add_argument("--lr", type=float, default=.05, help="peak learning rate of Muon; AdamW's is 0.4 of it")
 p.add_argument("--seed", type=int, default=0, help="of weights and of the order of the data")
 p.add_argument("--device", help="cpu | cuda | mps (default: what is there)")
 p.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the matrix products (default: bfloat16 on a GPU that has it)")
@@ -57,7 +57,7 @@ device = args.device or ("cuda" if torch.cuda.is_available() else "mps" if torch
 args.size = args.size or ("nano" if device == "cpu" else "small")
 args.data = args.data or f"data/toy-{args.size}"
 args.out = args.out or f"out/{'aia' if args.aia else args.task}-{args.size}"
-args.steps = args.steps or {"nano": 2000, "small": 4000, "base": 10000}[args.size]
+args.steps = args.steps or {"nano": 1400, "small": 4000, "base": 10000}[args.size]
 args.eval_every = args.eval_every or max(1, args.steps // 10)
 if args.aia_start is None:
     args.aia_start = 0. if args.init_from else .6
@@ -82,7 +82,7 @@ for task in tasks:
 
 torch.manual_seed(args.seed)
 L, H, C = SIZES[args.size]
-config = Config(L, H, C, meta["block_size"], meta["vocab_size"], meta["first_image"], meta["n_image"])
+config = Config(L, H, C, meta["block_size"], meta["vocab_size"], meta["first_image"], meta["n_image"], list(tok.levels))
 model = Transformer(config).to(device)
 if args.init_from:
     # a run of two phases is branched where its second began
@@ -110,11 +110,11 @@ if ref:
 
 
 def optimizers():
-    """Muon (Jordan et al. 2024) for the blocks' matrices, AdamW for embeddings, head and gains: a fifth of its learning rate."""
+    """Muon (Jordan et al. 2024) for the blocks' matrices, AdamW for embeddings, head and gains, at 0.4 of its learning rate."""
     matrices = {n: q for n, q in model.named_parameters() if q.dim() == 2 and n.startswith("blocks")}
     rest = [q for n, q in model.named_parameters() if n not in matrices]
     return [torch.optim.Muon(matrices.values(), lr=args.lr, momentum=.95, weight_decay=.01),
-            torch.optim.AdamW(rest, lr=args.lr / 5, betas=(.9, .95), weight_decay=0., fused=True)]
+            torch.optim.AdamW(rest, lr=args.lr * .4, betas=(.9, .95), weight_decay=0., fused=True)]
 
 
 opts = optimizers()
@@ -217,7 +217,7 @@ for step in range(first_step, args.steps + 1):
     # each phase has its own schedule: a short warm-up, then down to nothing; the second, on a trained network, at half the height
     first, last = (begin, args.steps) if phase else (0, begin)
     lr = min(1, (step - first + 1) / 50, (last - step) / (last - first) * 1.5) * (.5 if first or args.init_from else 1)
-    for o, peak in zip(opts, (args.lr, args.lr / 5)):
+    for o, peak in zip(opts, (args.lr, args.lr * .4)):
         for g in o.param_groups:
             g["lr"] = lr * peak
 
