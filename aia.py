@@ -141,7 +141,7 @@ def draw_curves(runs, path):
     S = 2  # drawn twice as large, then reduced: Pillow's lines have no antialiasing
     W, H, left, top, bottom = 400, 330, 56, 46, 50
     font, small = ImageFont.load_default(15 * S), ImageFont.load_default(12 * S)
-    page = Image.new("RGB", (W * len(runs) * S, (H + 40) * S), "white")
+    page = Image.new("RGB", (W * len(runs) * S, (H + 50) * S), "white")
     draw = ImageDraw.Draw(page, "RGBA")
     tops = [v for _, r in runs for h in r["history"][-1:] for t in TASKS if t in h for v in np.add(h[t]["mean"], h[t]["std"])]
     tops += [v for _, r in runs for t in TASKS for v in ((r.get("reference") or {}).get(t) or {"curve": []})["curve"]]
@@ -178,16 +178,16 @@ def draw_curves(runs, path):
                 line(m, HUE[t], 3)
             if t in ref:
                 line(ref[t]["curve"], HUE[t], 2, dash=True)
-    x, y = 20 * S, (H + 16) * S
+    x, y = 20 * S, (H + 10) * S
     for label, t, style in (("generate: picture to text", "generate", 3), ("understand: answer to picture", "understand", 3),
-                            ("at first", None, 1), ("reference", None, 2)):
-        color = HUE[t] if t else INK
+                            ("where AIA begins", None, 1), ("reference", None, 2)):
+        wide = int(draw.textlength(label, small)) + 56 * S
+        if x + wide > page.width:
+            x, y = 20 * S, y + 18 * S
         for k in range(0, 30, 10):
-            draw.line((x + k * S, y, x + (k + (5 if style == 2 else 10)) * S, y), color, style * S)
+            draw.line((x + k * S, y, x + (k + (5 if style == 2 else 10)) * S, y), HUE[t] if t else INK, style * S)
         draw.text((x + 36 * S, y), label, INK, small, "lm")
-        x += int(draw.textlength(label, small)) + 56 * S
-        if x > (W * len(runs) - 120) * S:
-            x, y = 20 * S, y + 16 * S
+        x += wide
     page.resize((page.width // S, page.height // S), Image.LANCZOS).save(path)
 
 

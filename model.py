@@ -80,7 +80,7 @@ class Attention(nn.Module):
                 mass = (weights * key[:, None, None]).sum(-1).mean(1)  # (B, H, T, T) -> (B, T)
         else:
             if key is not None:
-                indicator = key[:, None, :, None].to(v.dtype).expand(B, self.n_head, T, 1)
+                indicator = key[:, None, :, None].to(v.dtype).expand(-1, self.n_head, -1, -1)
                 v = torch.cat((v, F.pad(indicator, (0, 7))), dim=-1)  # (B, H, T, D + 8)
                 q, k = F.pad(q, (0, 8)), F.pad(k, (0, 8))
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=D ** -.5)
@@ -151,7 +151,8 @@ class Transformer(nn.Module):
             nth = nth + cache["n_image"]
             cache["start"], cache["n_image"] = start + T, nth[:, -1:]
             k = torch.arange(start + T, device=idx.device)
-            mask = (k <= k[start:, None]) & (k >= cache["pad"][:, None, None, None])  # (B, 1, T, start + T)
+            q = k[start:, None]
+            mask = (k == q) | (k <= q) & (k >= cache["pad"][:, None, None, None])  # (B, 1, T, start + T); padding sees itself, or it would be nan
         # each picture has n_image tokens, so counting them modulo n_image is the position in the picture
         x = F.embedding(idx, self.embed()) + self.place((nth - 1) % self.config.n_image) * image[..., None]  # (B, T, C)
         rope = self.cos[start:start + T].to(x.dtype), self.sin[start:start + T].to(x.dtype)

@@ -283,7 +283,7 @@ def test_fused_interaction_equals_explicit_gradients_too():
                     net(idx[:, :30], cache=cache)
                 full_key = key[:, :part.stop]
                 two.append(net(idx[:, part], full_key, explicit=explicit, cache=cache)[1])
-            real = torch.arange(part.start, part.stop) >= pad[:, None]  # padding itself attends to nothing
+            real = torch.arange(part.start, part.stop) >= pad[:, None]  # the others are padding
             assert torch.allclose(*[t[:, real] for t in two], atol=1e-5)
 
 
