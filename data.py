@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 VERSION = 1  # of the data format: a data set of another version is made again, never misread
 CANVAS = {"nano": 48, "small": 64, "base": 64}  # pixels a side; always 8 x 8 patches, so 64 tokens a picture
-ASSETS = Path(__file__).parent / "assets"
+ASSETS, TOKENIZER_STEPS = Path(__file__).parent / "assets", 8000
 
 # ---------------------------------------------------------------------------------------------------------------------
 # 1. the toy world
@@ -320,31 +320,6 @@ def same_scene(a, b):
     return not b
 
 
-def check(record, scene):
-    """
-    GenEval's rule for one picture: (whether the judged scene satisfies the record, the reason if not). Every `include` must
-    be found; only an `exclude` forbids extras.
-    """
-    def find(item):
-        return [o for o in scene if item["class"] in (o.shape, "object")
-                and item.get("color", o.color) == o.color and item.get("size", o.size) == o.size]
-    reasons, groups = [], []
-    for item in record["include"]:
-        name = " ".join(filter(None, (item.get("size"), item.get("color"), item["class"])))
-        hits = find(item)
-        if len(hits) < item["count"]:
-            reasons.append(f"expected {name} >= {item['count']}, found {len(hits)}")
-        elif "position" in item:
-            side, target = item["position"]
-            if not any(side in relations(o, p) for o in hits for p in groups[target]):
-                reasons.append(f"expected {name} {side} {record['include'][target]['class']}")
-        groups.append(hits)
-    for item in record["exclude"]:
-        if len(find(item)) >= item["count"]:
-            reasons.append(f"expected {item['class']} < {item['count']}, found {len(find(item))}")
-    return not reasons, "; ".join(reasons)
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # 3. image tokens
 
@@ -416,12 +391,13 @@ class ImageTokenizer(nn.Module):
 def train_image_tokenizer(get, steps, patch, lr=2e-3, seed=0):
     """Trains on get(step) -> (B, S, S, 3) uint8 pictures, with L1 plus L2 loss. Returns the tokenizer, in eval mode."""
     torch.manual_seed(seed)
-    tok = ImageTokenizer(patch)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    tok = ImageTokenizer(patch).to(device)
     opt = torch.optim.AdamW(tok.parameters(), lr=lr, betas=(.9, .98), weight_decay=1e-4, fused=True)
     bar = tqdm(range(steps), desc="image tokenizer")
     for step in bar:
         opt.param_groups[0]["lr"] = lr * min(1, (step + 1) / 100, (steps - step) / steps * 1.5)
-        x = torch.from_numpy(get(step)).permute(0, 3, 1, 2) / 127.5 - 1
+        x = torch.from_numpy(get(step)).to(device).permute(0, 3, 1, 2) / 127.5 - 1
         y = tok.decode_digits(tok.encode_digits(x))
         loss = (x - y).abs().mean() + (x - y).square().mean()
         opt.zero_grad()
@@ -611,12 +587,16 @@ def load_dataset(folder):
 
 
 def build_toy(out, size="nano", n=40_000, seed=0):
-    """The toy world as a data set: n scenes, each as one generate row and one understand row, and 1,000 more for validation."""
+    """The toy world as a data set: n scenes, each as one generate row and one understand row, and up to 1,000 more for validation."""
     canvas, rng, rows = CANVAS[size], np.random.default_rng(seed), {}
-    tok = load_tokenizer(ASSETS / f"tokenizer-{canvas}.pt", "cuda" if torch.cuda.is_available() else "cpu")
+    path = ASSETS / f"tokenizer-{canvas}.pt"
+    if not path.exists():
+        print(f"{path} is missing: training the image tokenizer for {canvas} x {canvas} pixels first")
+        train_toy_tokenizer(path, canvas, TOKENIZER_STEPS)
+    tok = load_tokenizer(path, "cuda" if torch.cuda.is_available() else "cpu")
     tokens, n_image = None, (canvas // tok.patch) ** 2
     longest = n_image + 60  # all that is said about a picture fits: up to six turns
-    for split, m in (("train", n), ("val", 1000)):
+    for split, m in (("train", n), ("val", min(n, 1000))):
         scenes = make_scenes(m, [seed, split == "val"])
         records = [caption(s, rng) for s in scenes]
         turns = [questions(s, rng) for s in scenes]
@@ -636,23 +616,6 @@ def build_toy(out, size="nano", n=40_000, seed=0):
                 rows[split]["understand"].append(row)
     meta = {"kind": "toy", "seed": seed, "canvas": canvas, "n_image": n_image}
     write_dataset(out, meta, tokens, tok, rows)
-
-
-def exam(n, seed=2**31, held_out=False):
-    """
-    What a network of the toy world is scored on, from a seed that no data set uses: up to n (caption record, its scene) a tag, no prompt
-    twice (if held_out, all about held-out pairs), and for 3 n scenes (scene, kind, question, answer) of all their questions.
-    """
-    rng, records, asked = np.random.default_rng([seed, held_out]), {t: {} for t in TAGS}, []
-    scenes = make_scenes(60 * n, [seed, held_out, 1], held_out)
-    for s in scenes:
-        for tag in TAGS:
-            if len(records[tag]) < n and (r := caption(s, rng, tag)):
-                if not held_out or any(tuple((i.get("color"), i["class"])) in HELD_OUT for i in r["include"]):
-                    records[tag].setdefault(r["prompt"], (r, s))
-    for s in scenes[:3 * n]:
-        asked += [(s, *q) for q in questions(s, rng, frozenset())]
-    return [r for t in TAGS for r in records[t].values()], asked
 
 
 def read_picture(path, canvas):
@@ -784,10 +747,10 @@ if __name__ == "__main__":
     p.add_argument("--json", help="LLaVA-style list of records; 'gpt' saying <image> makes a generation pair, else a dialogue")
     p.add_argument("--images", default=".", help="folder that the records' 'image' is relative to")
     p.add_argument("--train_tokenizer", action="store_true", help="train the toy world's image tokenizer anew, into assets/")
-    p.add_argument("--tokenizer_steps", type=int, help="steps to train an image tokenizer (default: 10,000 for the toy world, 3,000 for your own)")
+    p.add_argument("--tokenizer_steps", type=int, help="steps to train an image tokenizer (default: 8,000 for the toy world, 3,000 for your own)")
     args = p.parse_args()
     if args.train_tokenizer:
-        train_toy_tokenizer(ASSETS / f"tokenizer-{CANVAS[args.size]}.pt", CANVAS[args.size], args.tokenizer_steps or 8000, args.seed)
+        train_toy_tokenizer(ASSETS / f"tokenizer-{CANVAS[args.size]}.pt", CANVAS[args.size], args.tokenizer_steps or TOKENIZER_STEPS, args.seed)
     elif args.json:
         build_real(args.json, args.images, args.out or f"data/{Path(args.json).stem}", args.size, args.seed, args.tokenizer_steps or 3000)
     else:

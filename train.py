@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from aia import aia_loss, distance, draw_curves, interaction, measure, reference
-from data import KEY, TASKS, build_toy, exam, load_dataset, load_tokenizer, save_json, save_tokenizer, to_batch
+from data import KEY, TASKS, build_toy, load_dataset, load_tokenizer, save_json, save_tokenizer, to_batch
 from model import SIZES, Config, Transformer, latest_run, load_model
-from sample import draw, score, sheet, table
+from sample import draw, exam, score, sheet, table
 
 # ---------------------------------------------------------------------------------------------------------------------
 # arguments
@@ -264,5 +264,8 @@ for t in tasks:
 for t, v in distance(history[-1], ref or {}).items():
     scores[f"distance {t}"] = {"run": v, "chance": distance(history[0], ref)[t]}
 save_json(out / "scores.json", scores)
-print(f"\n{table(scores)}\n\n{minutes:.1f} minutes of training; in {out}: samples.png, interaction.png, log.csv, scores.json"
-      f"\nnext: python sample.py {out} --prompt " + ('"a red circle left of a blue square"' if meta["kind"] == "toy" else f'"{prompts[0]}"'))
+if args.task == "understand":
+    play = '--image picture.png --ask "' + ("what color is the circle?" if meta["kind"] == "toy" else "what is this?") + '"'
+else:
+    play = '--prompt "' + ("a red circle left of a blue square" if meta["kind"] == "toy" else prompts[0]) + '"'
+print(f"\n{table(scores)}\n\n{minutes:.1f} minutes of training; in {out}: samples.png, interaction.png, log.csv, scores.json\nnext: python sample.py {out} {play}")
