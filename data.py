@@ -371,7 +371,7 @@ class ImageTokenizer(nn.Module):
         device, codes = self.L.device, []
         base = torch.cumprod(torch.tensor((1,) + self.levels[:-1]), 0).to(device)
         for i in range(0, len(pictures), batch):
-            x = torch.from_numpy(np.asarray(pictures[i:i + batch])).to(device).permute(0, 3, 1, 2) / 127.5 - 1
+            x = torch.from_numpy(np.array(pictures[i:i + batch])).to(device).permute(0, 3, 1, 2) / 127.5 - 1
             codes.append((self.encode_digits(x).round().long() * base).sum(-1).flatten(1).cpu())
         return torch.cat(codes)
 
@@ -609,6 +609,8 @@ def build_toy(out, size="nano", n=40_000, seed=0):
             for codes, record, turn in zip(tok.encode(pictures).numpy(), records[i:], turns[i:]):
                 rows[split]["generate"].append(make_row(enc, first_image, codes, record["prompt"]))
                 *short, describe = [t[1:] for t in turn]
+                if rng.random() < .25:
+                    short = []  # or it would learn to describe only at the end of a conversation
                 row = make_row(enc, first_image, codes, turns=short + [describe])
                 while len(row[0]) > longest:
                     short.pop()
