@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from data import ASSETS, TASKS, load_dataset, to_batch
+from data import ASSETS, TASKS, to_batch
 from model import latest_run, load_model
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -42,7 +42,7 @@ def measure(model, data, n=100):
             batch = to_batch(*(x[:n] for x in data.rows["val"][task]), device=device)
             _, mass = model(batch["idx"], batch["key"], at=batch["at"])
             I = interaction(mass, batch["query"]).double().cpu()  # (L, n)
-            out[task] = {"mean": I.mean(1).tolist(), "std": I.std(1).tolist()}
+            out[task] = {"mean": I.mean(1).tolist(), "std": I.std(1, correction=0).tolist()}
     return out
 
 
@@ -69,10 +69,10 @@ def stages(curve, n=3):
     return T, d
 
 
-def reference(kind, n_layer, size=None, data=None, device="cpu", n_stages=3):
+def reference(kind, n_layer, size=None, steps=None, data=None, device="cpu", n_stages=3):
     """
     {"name": kind, task: {"curve": [L], "T": [L], "d": [L]}}, or None if `small` is not there yet for this data and shape.
-      small    assets/reference.json for the toy world, else reference-SIZE.json beside the data (train.py makes it)
+      small    assets/reference.json for the toy world, else reference-SIZE-STEPS.json beside the data (train.py makes it)
       paper    the published table, laid over relative depth
       a path   a run's folder, or two with a comma between; each is measured on `data` for the tasks it was trained on
     """
@@ -85,7 +85,7 @@ def reference(kind, n_layer, size=None, data=None, device="cpu", n_stages=3):
     if kind == "small":
         file = ASSETS / "reference.json"
         shipped = json.loads(file.read_text()) if data.meta["kind"] == "toy" and file.exists() else {}
-        file = data.folder / f"reference-{size}.json"
+        file = data.folder / f"reference-{size}-{steps}.json"
         curves = shipped.get(size) or (json.loads(file.read_text()) if file.exists() else {})
     else:
         curves = {}
@@ -201,10 +201,11 @@ if __name__ == "__main__":
         file = Path(folder) / "interaction.json"
         try:
             runs.append((Path(folder).name, json.loads(file.read_text())))
+            runs[-1][1]["history"][-1]["step"]
         except FileNotFoundError:
             sys.exit(f"{file}: no such file; the folder of a run that train.py made is wanted")
-        except ValueError as e:
-            sys.exit(f"{file}: not JSON ({e}); train the run again")
+        except (ValueError, KeyError, IndexError, TypeError) as e:
+            sys.exit(f"{file}: not the curves of a run ({type(e).__name__}: {e}); train the run again")
     for (name, run), folder in zip(runs, args.out or [latest_run()]):
         now, ref = run["history"][-1], run.get("reference") or {}
         print(f"\n{name}, step {now['step']}, reference: {ref.get('name', 'none')}\n{'layer':>6}" + "".join(f"{t:>18}{'reference':>11}" for t in TASKS))
@@ -216,5 +217,9 @@ if __name__ == "__main__":
             print(f"{what:>9}: correlation of the two curves {'n/a' if c is None else f'{c:+.2f}'}; distance to the reference "
                   + (", ".join(f"{t} {v:.3f}" for t, v in d.items()) or "n/a"))
     png = args.png or (Path(args.out[0] if args.out else latest_run()) / "interaction.png" if len(runs) == 1 else "out/interaction.png")
-    draw_curves(runs, png)
+    try:
+        Path(png).parent.mkdir(parents=True, exist_ok=True)
+        draw_curves(runs, png)
+    except (OSError, ValueError) as e:
+        sys.exit(f"--png {png}: cannot be written ({e})")
     print(f"\npicture: {png}")

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
-VERSION = 1  # of the data format: a data set of another version is made again, never misread
+VERSION = 2  # of the data: a data set of another version is refused, never misread
 CANVAS = {"nano": 48, "small": 64, "base": 64}  # pixels a side; always 8 x 8 patches, so 64 tokens a picture
 ASSETS, TOKENIZER_STEPS = Path(__file__).parent / "assets", 8000
 
@@ -202,7 +202,7 @@ def plural(shape):
 def questions(scene, rng, hidden=frozenset(HELD_OUT)):
     """
     [(kind, question, answer)] in random order, at most one for each of KINDS, 'describe' last (earlier turns must not be answerable by
-    reading it). Half are yes/no, balanced; half are open. Pairs in `hidden` are never asked for in vain, or 'no' would be learned for them.
+    reading it). About half are yes/no questions, balanced; the others are open. Pairs in `hidden` are never asked for in vain, or 'no' would be learned for them.
     """
     out, coin, pick = [], lambda: rng.random() < .5, lambda items: items[rng.integers(len(items))]
 
@@ -227,14 +227,14 @@ def questions(scene, rng, hidden=frozenset(HELD_OUT)):
     else:
         what = pick(list(COLORS)) if rng.random() < .25 else o.color
         what, n = f"{what} objects", colors[what]
-    ask("count", lambda m: f"is the number of {what} {m}?", NUMBERS[n], [m for m in NUMBERS[1:] if m != NUMBERS[n]], f"how many {what} are there?")
+    ask("count", lambda m: f"is the number of {what} {m}?", NUMBERS[n], [m for m in NUMBERS if m != NUMBERS[n]], f"how many {what} are there?")
     # colour and shape: of an object that the other attribute names uniquely
     if lone := [o for o in scene if shapes[o.shape] == 1]:
         o = pick(lone)
-        ask("color", lambda c: f"is the {o.shape} {c}?", o.color, [c for c in COLORS if c != o.color], f"what color is the {o.shape}?")
+        ask("color", lambda c: f"is the {o.shape} {c}?", o.color, [c for c in COLORS if c != o.color and (c, o.shape) not in hidden], f"what color is the {o.shape}?")
     if lone := [o for o in scene if colors[o.color] == 1]:
         p = pick(lone)
-        ask("shape", lambda s: f"is the {p.color} object {an(s)}?", p.shape, [s for s in SHAPES if s != p.shape], f"what shape is the {p.color} object?")
+        ask("shape", lambda s: f"is the {p.color} object {an(s)}?", p.shape, [s for s in SHAPES if s != p.shape and (p.color, s) not in hidden], f"what shape is the {p.color} object?")
     # position: 'no' is the opposite side, so that no answer hangs on a borderline; the open question has one answer only
     lone = [o for o in scene if pairs[o.color, o.shape] == 1]
     if seen := [(p, q, sides) for p in lone for q in lone if p is not q and (sides := sorted(relations(p, q)))]:
@@ -456,18 +456,17 @@ def make_row(enc, first_image, codes, prompt=None, turns=()):
     One sequence: ids and roles. TARGET: predicted in this task. KEY and QUERY: a key and a query of the interaction.
 
     generate, given a prompt (caption): image tokens from text.
-        position   0        1      2        3         4         5       6      ...   40
-        token      <|bos|>  a      ⎵red     ⎵circle   <|boi|>   img     img    ...   img
-        roles      -        KEY    KEY      KEY       QUERY     TARGET QUERY   ...   TARGET
+        position   0        1      2        3         4         5             6             ...   68
+        token      <|bos|>  a      ⎵red     ⎵circle   <|boi|>   img           img           ...   img
+        roles      -        KEY    KEY      KEY       QUERY     TARGET+QUERY  TARGET+QUERY  ...   TARGET
 
     understand, given turns [(question, answer), ...]: answers from image tokens.
-        position   0        1        2     ...  37    38       39    40     ...  45   46          47      48       49
-        token      <|bos|>  <|boi|>  img   ...  img   <|eoi|>  what  ⎵color ...  ?    <|answer|>  red     <|end|>  is ...
-        roles      -        -        KEY   ...  KEY   -        -     -      ...  -    QUERY       TARGET  TARGET   -
-                                                                                                  QUERY
+        position   0        1        2     ...  65    66       67    68      69   70    71       72  73          74            75       76
+        token      <|bos|>  <|boi|>  img   ...  img   <|eoi|>  what  ⎵color  ⎵is  ⎵the  ⎵circle  ?   <|answer|>  red           <|end|>  is ...
+        roles      -        -        KEY   ...  KEY   -        -     -       -    -     -        -   QUERY       TARGET+QUERY  TARGET   -
 
-    A query is a place from which a target is predicted, one before it: with one-word answers, as here, the decision is made at
-    <|answer|>, and the answer's own place would only tell how <|end|> was found. (The paper takes the answer's own tokens,
+    A query is a place from which a target is predicted, one before it: a one-word answer is decided at <|answer|>, and its
+    own place would only tell how <|end|> was found. (The paper takes the answer's own tokens,
     which for long answers is the same but for one.)
     """
     sp = enc._special_tokens
@@ -512,7 +511,7 @@ def to_batch(ids, roles, drop=None, null=None, device="cpu"):
 
 def save_json(path, value):
     """Atomically: a reader sees the old file or the new one, never half of one."""
-    Path(f"{path}.part").write_text(json.dumps(value, indent=1, ensure_ascii=False))
+    Path(f"{path}.part").write_text(json.dumps(value, indent=1))
     os.replace(f"{path}.part", path)
 
 
@@ -532,6 +531,14 @@ def load_tokenizer(path, device="cpu"):
         sys.exit(f"{path}: no image tokenizer here; make one with: python data.py --train_tokenizer")
     except Exception as e:
         sys.exit(f"{path}: not a readable image tokenizer ({type(e).__name__}); restore it, or make it anew: python data.py --train_tokenizer")
+
+
+def data_folder(out):
+    """The folder a data set may be written to: a new one, an empty one, or another data set; anything else would be overwritten."""
+    out = Path(out).resolve()
+    if out.exists() and not (out / "meta.json").exists() and (not out.is_dir() or any(out.iterdir())):
+        sys.exit(f"--out {out}: holds something else than a data set, which would be lost; name a new folder")
+    return out
 
 
 def write_dataset(out, meta, tokens, tok, rows):
@@ -588,7 +595,7 @@ def load_dataset(folder):
 
 def build_toy(out, size="nano", n=40_000, seed=0):
     """The toy world as a data set: n scenes, each as one generate row and one understand row, and up to 1,000 more for validation."""
-    canvas, rng, rows = CANVAS[size], np.random.default_rng(seed), {}
+    out, canvas, rng, rows = data_folder(out), CANVAS[size], np.random.default_rng(seed), {}
     path = ASSETS / f"tokenizer-{canvas}.pt"
     if not path.exists():
         print(f"{path} is missing: training the image tokenizer for {canvas} x {canvas} pixels first")
@@ -633,8 +640,12 @@ def read_picture(path, canvas):
         raise ValueError("no such file")
     except Image.DecompressionBombError:
         raise ValueError("picture with far too many pixels; reduce it first")
-    except (OSError, SyntaxError) as e:
-        raise ValueError(f"no picture that Pillow can read ({e})" if isinstance(e, UnidentifiedImageError) else f"broken picture ({e})")
+    except UnidentifiedImageError:
+        raise ValueError("no picture that Pillow can read")
+    except ValueError:
+        raise
+    except Exception as e:  # Pillow's readers raise whatever a broken file makes them trip over
+        raise ValueError(f"broken picture ({e})")
     white = Image.new("RGBA", picture.size, "white")
     return np.asarray(ImageOps.fit(Image.alpha_composite(white, picture).convert("RGB"), (canvas, canvas), Image.LANCZOS))
 
@@ -670,7 +681,7 @@ def build_real(file, images, out, size="nano", seed=0, steps=3000):
         sys.exit(f"{file}: not JSON ({e})")
     if not isinstance(records, list):
         sys.exit(f"{file}: holds a {type(records).__name__}, not a list of records")
-    canvas, pictures, where, good, skipped = CANVAS[size], [], {}, [], []
+    out, canvas, pictures, where, good, skipped = data_folder(out), CANVAS[size], [], {}, [], []
     for number, record in enumerate(tqdm(records, desc="reading pictures")):
         try:
             path, prompt, turns = read_record(record, images)
@@ -680,7 +691,7 @@ def build_real(file, images, out, size="nano", seed=0, steps=3000):
             good.append((where[path], prompt, turns))
         except ValueError as e:
             skipped.append(f"record {number}: {record.get('image', '') if isinstance(record, dict) else ''}: {e}")
-    for line in skipped[:20] + [f"... and {len(skipped) - 20} more"] * (len(skipped) > 20):
+    for line in skipped:
         print(line)
     print(f"{file}: {len(good)} of {len(records)} records are usable, {len(skipped)} skipped; {len(pictures)} pictures")
     if not good:
@@ -706,11 +717,10 @@ def build_real(file, images, out, size="nano", seed=0, steps=3000):
             row = row[0][:longest + 1], row[1][:longest + 1]
         rows["val" if i in held else "train"]["generate" if prompt else "understand"].append(row)
     for task in TASKS:  # too few pictures to hold any out: validate on what is there
-        if not rows["val"][task]:
+        if rows["train"][task] and not rows["val"][task]:
             print(f"no {task} pair is held out (there are few): validation uses training pairs")
             rows["val"][task] = rows["train"][task][:100]
-    meta = {"kind": "real", "seed": seed, "canvas": canvas, "n_image": n_image,
-            "prompts": [p for _, p, _ in good if p][:1000]}
+    meta = {"kind": "real", "seed": seed, "canvas": canvas, "n_image": n_image}
     write_dataset(out, meta, tokens, tok, rows)
     if cut:
         print(f"{cut} texts were longer than the context of {longest} tokens and were cut")
@@ -751,6 +761,8 @@ if __name__ == "__main__":
     p.add_argument("--train_tokenizer", action="store_true", help="train the toy world's image tokenizer anew, into assets/")
     p.add_argument("--tokenizer_steps", type=int, help="steps to train an image tokenizer (default: 8,000 for the toy world, 3,000 for your own)")
     args = p.parse_args()
+    if args.n < 1 or (args.tokenizer_steps or 1) < 1:
+        sys.exit(f"--n {args.n} --tokenizer_steps {args.tokenizer_steps}: at least 1 is wanted")
     if args.train_tokenizer:
         train_toy_tokenizer(ASSETS / f"tokenizer-{CANVAS[args.size]}.pt", CANVAS[args.size], args.tokenizer_steps or TOKENIZER_STEPS, args.seed)
     elif args.json:

@@ -28,7 +28,7 @@ class Config:
     n_embd: int = 128       # channels of the residual stream
     block_size: int = 123   # tokens of the longest sequence
     vocab_size: int = 1472  # text ids, special ids, image ids, in this order, padded to a multiple of 64
-    first_image: int = 433  # the first image id: a token's modality is a comparison
+    first_image: int = 434  # the first image id: a token's modality is a comparison
     n_image: int = 64       # image tokens a picture, always the same
     levels: tuple = (8, 5, 5, 5)  # values of each digit of an image token (see data.ImageTokenizer)
 

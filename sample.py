@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from data import (HELD_OUT, KINDS, TAGS, caption, dense, encoding_of, judge, load_dataset, load_tokenizer, make_row, make_scenes, pack, questions,
+from data import (HELD_OUT, KINDS, SPECIAL, TAGS, caption, dense, encoding_of, judge, load_dataset, load_tokenizer, make_row, make_scenes, pack, questions,
                   read_picture, relations, render, same_scene, save_json, to_batch)
 from model import latest_run, load_model
 
@@ -25,7 +25,7 @@ def legal(logits, meta, image):
     if image:
         return logits.masked_fill((ids < meta["first_image"]) | (ids >= meta["first_image"] + meta["n_codes"]), float("-inf"))
     n_text = 256 + len(meta["merges"])
-    end = n_text + 4  # <|end|>
+    end = n_text + SPECIAL.index("<|end|>")
     return logits.masked_fill((ids >= n_text) & (ids != end), float("-inf"))
 
 
@@ -217,7 +217,7 @@ if __name__ == "__main__":
     p.add_argument("--png", default="grid.png", help="where the drawn pictures go")
     p.add_argument("--image", help="a picture to ask about")
     p.add_argument("--ask", help="the question about it")
-    p.add_argument("--score", action="store_true", help="score the run on the toy world's exam, into its scores.json")
+    p.add_argument("--score", action="store_true", help="score the run as train.py does, into its scores.json")
     args = p.parse_args()
     folder = args.out or latest_run()
     if not (args.prompt or args.image or args.ask or args.score):
@@ -257,7 +257,7 @@ if __name__ == "__main__":
         print(answer(model, enc, meta, tok.encode(picture[None])[0].numpy(), args.ask))
     if args.score:
         data = load_dataset(config["train"]["data"]) if meta["kind"] == "real" else SimpleNamespace(meta=meta, enc=enc)
-        scores = score(model, data, tok, config["train"]["task"])
+        scores = score(model, data, tok, config["train"]["task"], config["train"]["exam"], args.cfg)
         file = Path(folder) / "scores.json"
         old = json.loads(file.read_text()) if file.exists() else {}
         save_json(file, old | scores)

@@ -443,7 +443,7 @@ def test_a_missing_reference_is_trained_and_kept(toy, tmp_path):
     (tmp_path / "mine" / "meta.json").write_text(json.dumps(meta))
     mine = data.load_dataset(tmp_path / "mine")
     assert train(mine, tmp_path / "run", "--aia", .1, "--reference", "small", "--steps", 3) is None
-    curves = json.loads((tmp_path / "mine" / "reference-nano.json").read_text())
+    curves = json.loads((tmp_path / "mine" / "reference-nano-3.json").read_text())
     assert len(curves["generate"]) == len(curves["understand"]) == 6
 
 

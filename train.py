@@ -52,18 +52,28 @@ try:
     assert min(n_gen, n_und) >= 0 and n_gen + n_und > 0
 except (ValueError, AssertionError):
     sys.exit(f"--ratio {args.ratio}: wanted is generate:understand, such as 1:1 or 2:1")
+for name, low in (("steps", 1), ("batch_size", 1), ("eval_every", 1), ("exam", 1), ("aia", 0), ("lr", 0), ("aia_start", 0)):
+    if (value := getattr(args, name)) is not None and not low <= value <= (1 if name == "aia_start" else float("inf")):
+        sys.exit(f"--{name} {value}: wanted is {'a share from 0 to 1' if name == 'aia_start' else f'at least {low}'}")
+n_gen = round(args.batch_size * n_gen / (n_gen + n_und)) if args.task == "both" else args.batch_size * (args.task == "generate")
+rows_of_task = {"generate": n_gen, "understand": args.batch_size - n_gen}  # in each batch
 
 device = args.device or ("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
-args.size = args.size or ("nano" if device == "cpu" else "small")
+try:
+    kind = torch.device(device).type  # cuda:1 is a cuda
+    torch.zeros(1, device=device)
+except (RuntimeError, AssertionError) as e:
+    sys.exit(f"--device {device}: cannot be used here ({str(e).splitlines()[0]})")
+args.size = args.size or ("small" if kind == "cuda" else "nano")
 args.data = args.data or f"data/toy-{args.size}"
 args.out = args.out or f"out/{'aia' if args.aia else args.task}-{args.size}"
-args.steps = args.steps or {"nano": 2200, "small": 4000, "base": 10000}[args.size]
+args.steps = args.steps or {"nano": 2000, "small": 4000, "base": 10000}[args.size]
 args.eval_every = args.eval_every or max(1, args.steps // 10)
 if args.aia_start is None:
     args.aia_start = 0. if args.init_from else .6
 out = Path(args.out)
-dtype = args.dtype or ("bfloat16" if device == "cuda" and torch.cuda.is_bf16_supported() else "float32")
-print(f"{device}{' (' + torch.cuda.get_device_name() + ')' if device == 'cuda' else ''}, {dtype}, torch {torch.__version__}, size {args.size}, run in {out}")
+dtype = args.dtype or ("bfloat16" if kind == "cuda" and torch.cuda.is_bf16_supported() else "float32")
+print(f"{device}{' (' + torch.cuda.get_device_name(device) + ')' if kind == 'cuda' else ''}, {dtype}, torch {torch.__version__}, size {args.size}, run in {out}")
 
 # ---------------------------------------------------------------------------------------------------------------------
 # data, model, reference
@@ -84,27 +94,29 @@ torch.manual_seed(args.seed)
 L, H, C = SIZES[args.size]
 config = Config(L, H, C, meta["block_size"], meta["vocab_size"], meta["first_image"], meta["n_image"], list(tok.levels))
 model = Transformer(config).to(device)
-if args.init_from:
+if args.init_from and not args.resume:
     # a run of two phases is branched where its second began
     file = "pretrained.pt" if (Path(args.init_from) / "pretrained.pt").exists() else "ckpt.pt"
     other, about = load_model(args.init_from, device, file)
-    if about["model"] != asdict(config):
+    if about["model"] != asdict(config) or about["data"]["merges"] != meta["merges"]:
         sys.exit(f"--init_from {args.init_from}: a network of another shape or data set ({about['train']['size']}, {about['train']['data']}); "
                  f"train with its --size and --data")
     model.load_state_dict(other.state_dict())
     print(f"starting from {args.init_from}/{file}")
 
-ref = reference(args.reference, L, args.size, data, device)
+ref = reference(args.reference, L, args.size, args.steps, data, device)
 if ref is None and args.aia:  # single-task networks of the same shape, which see as many rows of their task as this run does
     runs = []
-    for task in TASKS:
-        runs.append(f"{data.folder}/reference-{args.size}-{task}")
+    for task in tasks:
+        runs.append(f"{data.folder}/reference-{args.size}-{args.steps}-{task}")
         print(f"no reference for {args.data} at size {args.size} yet: training a single-task network ({task}) in {runs[-1]}")
-        subprocess.run([sys.executable, __file__, "--task", task, "--out", runs[-1], "--batch_size", str(max(1, args.batch_size // 2)), "--seed", str(args.seed)]
-                       + [x for k in ("data", "size", "steps", "lr", "device", "dtype") if (v := getattr(args, k)) for x in (f"--{k}", str(v))], check=True)
-    save_json(data.folder / f"reference-{args.size}.json",
-              {t: reference(",".join(runs), L, data=data, device=device)[t]["curve"] for t in TASKS} | {"runs": runs})
-    ref = reference(args.reference, L, args.size, data, device)
+        if subprocess.run([sys.executable, __file__, "--task", task, "--out", runs[-1], "--batch_size", str(max(1, rows_of_task[task])), "--seed", str(args.seed)]
+                          + [x for k in ("data", "size", "steps", "lr", "device", "dtype") if (v := getattr(args, k)) for x in (f"--{k}", str(v))]).returncode:
+            sys.exit(f"{runs[-1]}: the reference could not be trained (the reason is above)")
+    ref = reference(",".join(runs), L, data=data, device=device)
+    save_json(data.folder / f"reference-{args.size}-{args.steps}.json", {t: ref[t]["curve"] for t in tasks})
+if args.aia and (missing := [t for t in tasks if t not in ref]):
+    sys.exit(f"--reference {args.reference}: says nothing of {missing[0]}; name a run trained on it too: OUT1,OUT2")
 if ref:
     targets = {t: [torch.tensor(ref[t][k], device=device)[:, None] for k in ("T", "d")] for t in TASKS if t in ref}  # (L, 1) each
 
@@ -117,6 +129,7 @@ def optimizers():
             torch.optim.AdamW(rest, lr=args.lr * .4, betas=(.9, .95), weight_decay=0., fused=True)]
 
 
+print(f"{sum(q.numel() for q in model.parameters()) / 1e6:.2f}M parameters, {model.flops_per_token() / 1e6:.1f} MFLOP a token of training")
 opts = optimizers()
 begin = round(args.steps * args.aia_start)  # the step at which the second phase begins
 
@@ -140,11 +153,11 @@ def evaluate(n):
     """Validation loss per task, over the same first n rows whatever the batch size."""
     losses = {}
     for task in tasks:
-        n, total = min(n, len(data.rows["val"][task][0])), 0.
-        for i in range(0, n, 100):
-            b = to_batch(*rows_of("val", task, np.arange(i, min(i + 100, n))), device=device)
+        m, total = min(n, len(data.rows["val"][task][0])), 0.
+        for i in range(0, m, 100):
+            b = to_batch(*rows_of("val", task, np.arange(i, min(i + 100, m))), device=device)
             total += row_losses(model(b["idx"], at=b["at"])[0], b).sum().item()
-        losses[task] = total / n
+        losses[task] = total / m
     return losses
 
 
@@ -163,21 +176,21 @@ columns = ["step", "phase", "lr"] + [f"{k}_{t}" for k in ("loss", "aia", "val", 
 if args.resume:
     saved = torch.load(out / "ckpt.pt", map_location=device, weights_only=True)
     if "opts" not in saved:
-        sys.exit(f"{out}: this run is finished; train longer by starting from it: python train.py --init_from {out}")
+        sys.exit(f"{out}: this run is finished; score it with: python sample.py {out} --score")
     first_step, history, minutes = saved["step"], saved["history"], saved["minutes"]
-    if first_step >= begin > 0:
-        opts = optimizers()
     model.load_state_dict(saved["model"])
     for o, state in zip(opts, saved["opts"]):
         o.load_state_dict(state)
     kept = [r for r in csv.reader(open(out / "log.csv")) if r[0] == "step" or int(r[0]) < first_step]
 else:
     kept = [columns]
-    save_json(out / "config.json", {"model": asdict(config), "train": vars(args), "data": {k: v for k, v in meta.items() if k not in ("files", "prompts")}})
+    (out / "pretrained.pt").unlink(missing_ok=True)  # of an earlier run in this folder
+    save_json(out / "config.json", {"model": asdict(config), "train": vars(args), "data": {k: v for k, v in meta.items() if k != "files"}})
     save_tokenizer(out / "tokenizer.pt", tok)
 log_file = open(out / "log.csv", "w", newline="")
 log = csv.writer(log_file)
 log.writerows(kept)
+log_file.flush()
 
 
 def record(**values):
@@ -225,20 +238,19 @@ for step in range(first_step, args.steps + 1):
     rng, null = np.random.default_rng([args.seed, step]), data.enc._special_tokens["<|null|>"]
     each, align = {}, bool(args.aia) and phase == 1
     for task in tasks:  # one after the other, as their rows differ in length; the gradients add up
-        share = {"generate": n_gen, "understand": n_und}[task] / (n_gen + n_und) if args.task == "both" else 1
-        n = round(args.batch_size * share)
+        n = rows_of_task[task]
         if n == 0:
             continue
         at = np.sort(rng.integers(len(data.rows["train"][task][0]), size=n))
         drop = (rng.random(n) < .1) & (task == "generate")  # condition dropout, for classifier-free guidance
         b = to_batch(*rows_of("train", task, at), drop, null, device)
-        with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
+        with torch.autocast(kind, torch.bfloat16, enabled=dtype == "bfloat16"):
             logits, mass = model(b["idx"], b["key"] if align else None, at=b["at"])
         loss = each[f"loss_{task}"] = row_losses(logits, b).mean()
         if align:
-            each[f"aia_{task}"] = aia_loss(interaction(mass, b["query"]), b["key"].any(1), *targets[task])
+            each[f"aia_{task}"] = aia_loss(interaction(mass, b["query"]), b["key"].any(1) & b["query"].any(1), *targets[task])
             loss = loss + args.aia * each[f"aia_{task}"]
-        (loss * share).backward()
+        (loss * n / args.batch_size).backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.)
     for o in opts:
         o.step()
