@@ -141,9 +141,10 @@ def draw_curves(runs, path):
     S = 2  # drawn twice as large, then reduced: Pillow's lines have no antialiasing
     W, H, left, top, bottom = 400, 330, 56, 46, 50
     font, small = ImageFont.load_default(15 * S), ImageFont.load_default(12 * S)
-    page = Image.new("RGB", (W * len(runs) * S, (H + 50) * S), "white")
+    page = Image.new("RGB", (W * len(runs) * S, (H + (60 if len(runs) == 1 else 30)) * S), "white")
     draw = ImageDraw.Draw(page, "RGBA")
-    tops = [v for _, r in runs for h in r["history"][-1:] for t in TASKS if t in h for v in np.add(h[t]["mean"], h[t]["std"])]
+    begun = [next((h for h in r["history"] if h["phase"]), r["history"][0]) for _, r in runs]  # the measurement at which AIA began
+    tops = [v for h in begun + [r["history"][-1] for _, r in runs] for t in TASKS if t in h for v in np.add(h[t]["mean"], h[t]["std"])]
     tops += [v for _, r in runs for t in TASKS for v in ((r.get("reference") or {}).get(t) or {"curve": []})["curve"]]
     high = np.ceil(max(tops + [.1]) * 10) / 10
     for p, (title, run) in enumerate(runs):
@@ -168,7 +169,7 @@ def draw_curves(runs, path):
                     u, w = k / parts, (k + 1) / parts
                     draw.line([(a[0] + (b[0] - a[0]) * f, a[1] + (b[1] - a[1]) * f) for f in (u, w)], color, width * S)
 
-        first, now, ref = next((h for h in run["history"] if h["phase"]), run["history"][0]), run["history"][-1], run.get("reference") or {}
+        first, now, ref = begun[p], run["history"][-1], run.get("reference") or {}
         for t in TASKS:
             if t in now:
                 m, s = np.array(now[t]["mean"]), np.array(now[t]["std"])
