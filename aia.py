@@ -202,7 +202,7 @@ if __name__ == "__main__":
         file = Path(folder) / "interaction.json"
         try:
             runs.append((Path(folder).name, json.loads(file.read_text())))
-            runs[-1][1]["history"][-1]["step"]
+            runs[-1][1]["history"][-1]["step"]  # raises here what is no history
         except FileNotFoundError:
             sys.exit(f"{file}: no such file; the folder of a run that train.py made is wanted")
         except (ValueError, KeyError, IndexError, TypeError) as e:

@@ -2,7 +2,7 @@
 model.py: the transformer. Read it after data.py; aia.py comes next.
 
 A plain modern decoder (RMSNorm, rotary positions, QK-norm, squared ReLU, no biases, fused attention) over text and image
-tokens alike. Nothing in it depends on the task or, but for one table of positions, on the modality: this is the purely unified `emu3`
+tokens alike. Nothing in it depends on the task, and on the modality only two tables do (where in the picture an image token stands, what its digits are): this is the purely unified `emu3`
 baseline, from which every published way to take a network apart will differ by one `if`.
 
 The one unusual thing is `key`: given which tokens are the keys of the interaction, attention also returns how much of its
@@ -106,7 +106,8 @@ class Block(nn.Module):
 class Table(nn.Module):
     """
     A vector per token of the vocabulary, to embed it or to score it. An image token's is its own plus one for each of its digits: codes that
-    share a digit stand for similar patches, so what is learned of one serves the others (trial, nano, 300 steps: validation loss 1.11 -> 0.91 to draw, 0.45 -> 0.37 to see).
+    share a digit stand for similar patches, so what is learned of one serves the others (trial, nano, 300 steps, one seed: validation loss
+    1.11 -> 0.91 to draw, 0.45 -> 0.37 to see).
     """
     def __init__(self, c):
         super().__init__()
@@ -141,7 +142,7 @@ class Transformer(nn.Module):
     def forward(self, idx, key=None, at=None, explicit=False, cache=None):
         """
         idx (B, T) token ids -> logits (B, T, V), mass (L, B, T) or None (see Attention). With a cache from new_cache(), idx continues it.
-        at: a mask (B, T) of the n places whose logits are wanted, then (n, V): the head is a fifth of nano's cost, and most places have no loss.
+        at: a mask (B, T) of the n places whose logits are wanted, then (n, V): the head is a seventh of nano's matrix work, and most places have no loss.
         """
         T, start, mask = idx.size(1), 0, None
         image = idx >= self.config.first_image  # (B, T): the modality of each token
