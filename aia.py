@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from data import ASSETS, TASKS, to_batch
+from data import ASSETS, TASKS, Help, to_batch
 from model import latest_run, load_model
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -91,6 +91,8 @@ def reference(kind, n_layer, size=None, steps=None, data=None, device="cpu", n_s
         curves = {}
         for folder in kind.split(","):
             model, config = load_model(folder, device)
+            if config["data"]["merges"] != data.meta["merges"]:
+                sys.exit(f"--reference {folder}: was trained on {config['train']['data']}, whose tokens are others; name a run on {data.folder}")
             got = measure(model, data)
             curves |= {t: got[t]["mean"] for t in got if config["train"]["task"] in (t, "both")}
     if not curves:
@@ -193,7 +195,7 @@ def draw_curves(runs, path):
 
 
 if __name__ == "__main__":
-    p = argparse.ArgumentParser(description="The interaction curves of runs: a table and one picture.", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = argparse.ArgumentParser(description="The interaction curves of runs: a table and one picture.", formatter_class=Help)
     p.add_argument("out", nargs="*", help="folders of runs (default: the latest under out/)")
     p.add_argument("--png", help="where the picture goes (default: interaction.png in the run, or out/interaction.png for several)")
     args = p.parse_args()

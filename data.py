@@ -25,9 +25,16 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
-VERSION = 2  # of the data: a data set of another version is refused, never misread
+VERSION = 3  # of the data: a data set of another version is refused, never misread
 CANVAS = {"nano": 48, "small": 64, "base": 64}  # pixels a side; always 8 x 8 patches, so 64 tokens a picture
-ASSETS, TOKENIZER_STEPS = Path(__file__).parent / "assets", 8000
+ASSETS = Path(__file__).parent / "assets"
+
+
+class Help(argparse.ArgumentDefaultsHelpFormatter):
+    """--help that tells a default where there is one to tell."""
+    def _get_help_string(self, action):
+        return action.help if action.default is None or action.default is False else super()._get_help_string(action)
+
 
 # ---------------------------------------------------------------------------------------------------------------------
 # 1. the toy world
@@ -37,6 +44,7 @@ COLORS = {"red": (214, 39, 40), "blue": (38, 84, 214), "green": (36, 158, 62), "
           "purple": (126, 46, 172), "orange": (255, 127, 14), "pink": (250, 100, 178), "black": (24, 24, 28)}
 SHAPES = ("circle", "square", "triangle", "cross")
 SIZES = {"small": 5, "large": 8}  # radius, as all lengths of a scene in 48ths of the canvas: only render and judge know of pixels
+STEP = 3  # centres are multiples of it: 169 places, at 48 and at 64 pixels alike 2 x 2 ways to stand in a patch, so that few patches mean much
 NUMBERS = ("zero", "one", "two", "three", "four")
 # POPE asks for absent objects that are random, frequent, or that often go together with a present one. The three differ
 # only in a world with habits: colours and shapes are unequally frequent, and each has a companion it likes to be near.
@@ -79,7 +87,7 @@ def make_scenes(n, seed, held_out=False):
     while len(todo):  # sizes and centres are drawn anew until nothing overlaps: crowded scenes end up with small objects
         sz = rng.integers(len(radii), size=(len(todo), 4))
         r = radii[sz]
-        xy = rng.integers(r[..., None] + 1, 47 - r[..., None], size=(len(todo), 4, 2))
+        xy = STEP * rng.integers(-(-r // STEP)[..., None], ((48 - r) // STEP)[..., None], size=(len(todo), 4, 2), endpoint=True)
         gap = np.abs(xy[:, :, None] - xy[:, None]).max(-1) - r[:, :, None] - r[:, None]  # (m, 4, 4)
         clash = (gap < 3) & alive[todo][:, :, None] & alive[todo][:, None] & ~np.eye(4, dtype=bool)
         fits = ~clash.any((1, 2))
@@ -152,7 +160,7 @@ def dense(scene):
 def caption(scene, rng, tag=None):
     """
     One caption that is true of the scene and mentions every object, as a GenEval record: tag, include, exclude, prompt.
-    The first six tags are GenEval's, 'dense' names every object with size and colour. Without a tag, a quarter
+    The first six tags are GenEval's, 'dense' names every object with size and colour. Without a tag, nearly half
     are dense (and all of what no other tag can say), as that teaches binding. Returns None if the scene admits no caption of that tag.
     """
     first, other = scene[0], scene[-1]
@@ -168,7 +176,7 @@ def caption(scene, rng, tag=None):
     else:
         fits = []
     if tag is None:
-        tag = fits[rng.integers(len(fits))] if fits and rng.random() > .25 else "dense"
+        tag = fits[rng.integers(len(fits))] if fits and rng.random() > .45 else "dense"
     elif tag not in fits + ["dense"]:
         return None
     exclude = []
@@ -599,7 +607,7 @@ def build_toy(out, size="nano", n=40_000, seed=0):
     path = ASSETS / f"tokenizer-{canvas}.pt"
     if not path.exists():
         print(f"{path} is missing: training the image tokenizer for {canvas} x {canvas} pixels first")
-        train_toy_tokenizer(path, canvas, TOKENIZER_STEPS)
+        train_toy_tokenizer(path, canvas)
     tok = load_tokenizer(path, "cuda" if torch.cuda.is_available() else "cpu")
     tokens, n_image = None, (canvas // tok.patch) ** 2
     longest = n_image + 60  # all that is said about a picture fits: up to six turns
@@ -740,7 +748,7 @@ def ceiling(tok, canvas, n=2000, seed=2**31 + 1):
     return *shares, len(codes.unique()) / tok.n_codes
 
 
-def train_toy_tokenizer(path, canvas, steps, seed=0):
+def train_toy_tokenizer(path, canvas, steps=3000, seed=0):
     """The toy world's image tokenizer for a canvas, saved in half precision. Prints what the judge makes of it."""
     scenes = make_scenes(50_000, [seed, 2])
     get = lambda step: np.stack([np.asarray(render(scenes[i], canvas)) for i in np.random.default_rng([seed, step]).integers(50_000, size=32)])
@@ -751,7 +759,7 @@ def train_toy_tokenizer(path, canvas, steps, seed=0):
 
 if __name__ == "__main__":
     p = argparse.ArgumentParser(description="Make a data set: the toy world by default, or your own pictures with --json.",
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+                                formatter_class=Help)
     p.add_argument("--size", choices=CANVAS, default="nano", help="canvas: nano 48 x 48 pixels, small and base 64 x 64")
     p.add_argument("--n", type=int, default=40_000, help="toy world: scenes to train on")
     p.add_argument("--seed", type=int, default=0, help="everything follows from it")
@@ -759,14 +767,14 @@ if __name__ == "__main__":
     p.add_argument("--json", help="LLaVA-style list of records; 'gpt' saying <image> makes a generation pair, else a dialogue")
     p.add_argument("--images", default=".", help="folder that the records' 'image' is relative to")
     p.add_argument("--train_tokenizer", action="store_true", help="train the toy world's image tokenizer anew, into assets/")
-    p.add_argument("--tokenizer_steps", type=int, help="steps to train an image tokenizer (default: 8,000 for the toy world, 3,000 for your own)")
+    p.add_argument("--tokenizer_steps", type=int, default=3000, help="steps to train an image tokenizer")
     args = p.parse_args()
-    if args.n < 1 or (args.tokenizer_steps or 1) < 1:
+    if args.n < 1 or args.tokenizer_steps < 1:
         sys.exit(f"--n {args.n} --tokenizer_steps {args.tokenizer_steps}: at least 1 is wanted")
     if args.train_tokenizer:
-        train_toy_tokenizer(ASSETS / f"tokenizer-{CANVAS[args.size]}.pt", CANVAS[args.size], args.tokenizer_steps or TOKENIZER_STEPS, args.seed)
+        train_toy_tokenizer(ASSETS / f"tokenizer-{CANVAS[args.size]}.pt", CANVAS[args.size], args.tokenizer_steps, args.seed)
     elif args.json:
-        build_real(args.json, args.images, args.out or f"data/{Path(args.json).stem}", args.size, args.seed, args.tokenizer_steps or 3000)
+        build_real(args.json, args.images, args.out or f"data/{Path(args.json).stem}", args.size, args.seed, args.tokenizer_steps)
     else:
         out = args.out or f"data/toy-{args.size}"
         build_toy(out, args.size, args.n, args.seed)

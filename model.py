@@ -126,7 +126,8 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = c
         self.embed = Table(c)
-        self.place = nn.Embedding(c.n_image, c.n_embd)  # where in the picture an image token stands: rows are not in a sentence's order
+        self.side = round(c.n_image ** .5)  # tokens a row of the picture
+        self.row, self.column = nn.Embedding(self.side, c.n_embd), nn.Embedding(self.side, c.n_embd)  # where in the picture an image token stands
         self.blocks = nn.ModuleList([Block(c) for _ in range(c.n_layer)])
         self.norm = nn.RMSNorm(c.n_embd)
         self.head = Table(c)
@@ -155,7 +156,8 @@ class Transformer(nn.Module):
             q = k[start:, None]
             mask = (k == q) | (k <= q) & (k >= cache["pad"][:, None, None, None])  # (B, 1, T, start + T); padding sees itself, or it would be nan
         # each picture has n_image tokens, so counting them modulo n_image is the position in the picture
-        x = F.embedding(idx, self.embed()) + self.place((nth - 1) % self.config.n_image) * image[..., None]  # (B, T, C)
+        place = (nth - 1) % self.config.n_image
+        x = F.embedding(idx, self.embed()) + (self.row(place // self.side) + self.column(place % self.side)) * image[..., None]  # (B, T, C)
         rope = self.cos[start:start + T].to(x.dtype), self.sin[start:start + T].to(x.dtype)
         masses = []
         for i, block in enumerate(self.blocks):

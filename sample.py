@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from data import (HELD_OUT, KINDS, SPECIAL, TAGS, caption, dense, encoding_of, judge, load_dataset, load_tokenizer, make_row, make_scenes, pack, questions,
+from data import (HELD_OUT, KINDS, SPECIAL, TAGS, Help, caption, dense, encoding_of, judge, load_dataset, load_tokenizer, make_row, make_scenes, pack, questions,
                   read_picture, relations, render, same_scene, save_json, to_batch)
 from model import latest_run, load_model
 
@@ -206,7 +206,7 @@ def sheet(pictures, texts, path, columns=8, zoom=144):
 
 
 if __name__ == "__main__":
-    p = argparse.ArgumentParser(description="Draw, answer, or score.", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = argparse.ArgumentParser(description="Draw, answer, or score.", formatter_class=Help)
     p.add_argument("out", nargs="?", help="folder of the run (default: the latest under out/)")
     p.add_argument("--prompt", action="append", help="draw this; may be repeated")
     p.add_argument("--n", type=int, default=4, help="pictures a prompt")

@@ -5,7 +5,7 @@ train.py: one loop, from arguments to checkpoint. The last file to read.
     python train.py --init_from out/run --aia 0.1           # only the second phase, from the weights where another run's began
     python train.py --task generate                         # a single-task network
 """
-import argparse, csv, os, subprocess, sys, time
+import argparse, csv, os, signal, subprocess, sys, time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,14 +15,14 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from aia import aia_loss, distance, draw_curves, interaction, measure, reference
-from data import KEY, TASKS, build_toy, load_dataset, load_tokenizer, save_json, save_tokenizer, to_batch
+from data import KEY, TASKS, Help, build_toy, load_dataset, load_tokenizer, save_json, save_tokenizer, to_batch
 from model import SIZES, Config, Transformer, latest_run, load_model
 from sample import draw, exam, score, sheet, table
 
 # ---------------------------------------------------------------------------------------------------------------------
 # arguments
 
-p = argparse.ArgumentParser(description="Train one network to draw and to see.", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+p = argparse.ArgumentParser(description="Train one network to draw and to see.", formatter_class=Help)
 p.add_argument("--aia", type=float, default=0., help="weight of the AIA loss; 0 is off, bit for bit")
 p.add_argument("--aia_start", type=float, help="share of the steps after which the second phase begins: a fresh learning-rate schedule, in which AIA acts; "
                "0 is from scratch (default: 0.6, or 0 with --init_from)")
@@ -41,7 +41,7 @@ p.add_argument("--device", help="cpu | cuda | mps (default: what is there)")
 p.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the matrix products (default: bfloat16 on a GPU that has it)")
 p.add_argument("--eval_every", type=int, help="steps between evaluations, which also save (default: a tenth of the steps)")
 p.add_argument("--exam", type=int, default=60, help="prompts a tag in the final score of the toy world")
-p.add_argument("--resume", action="store_true", help="go on with the run in --out, exactly where and as it was saved")
+p.add_argument("--resume", action="store_true", help="go on with the run in --out (default: the latest), exactly where it was saved and with the flags it was begun with")
 args = p.parse_args()
 if args.resume:
     args.out = args.out or latest_run()
@@ -49,14 +49,17 @@ if args.resume:
     vars(args).update({k: v for k, v in saved_config["train"].items() if k not in ("out", "device", "resume")})
 try:
     n_gen, n_und = (int(x) for x in args.ratio.split(":"))
-    assert min(n_gen, n_und) >= 0 and n_gen + n_und > 0
+    assert min(n_gen, n_und) >= 0 < n_gen + n_und
 except (ValueError, AssertionError):
     sys.exit(f"--ratio {args.ratio}: wanted is generate:understand, such as 1:1 or 2:1")
 for name, low in (("steps", 1), ("batch_size", 1), ("eval_every", 1), ("exam", 1), ("aia", 0), ("lr", 0), ("aia_start", 0)):
     if (value := getattr(args, name)) is not None and not low <= value <= (1 if name == "aia_start" else float("inf")):
         sys.exit(f"--{name} {value}: wanted is {'a share from 0 to 1' if name == 'aia_start' else f'at least {low}'}")
-n_gen = round(args.batch_size * n_gen / (n_gen + n_und)) if args.task == "both" else args.batch_size * (args.task == "generate")
+share = n_gen / (n_gen + n_und) if args.task == "both" else float(args.task == "generate")
+n_gen = round(args.batch_size * share)
 rows_of_task = {"generate": n_gen, "understand": args.batch_size - n_gen}  # in each batch
+if 0 < share < 1 and 0 in rows_of_task.values():
+    sys.exit(f"--batch_size {args.batch_size}: too few rows for both tasks at --ratio {args.ratio}; take more, or one --task")
 
 device = args.device or ("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
 try:
@@ -115,6 +118,7 @@ if ref is None and args.aia:  # single-task networks of the same shape, which se
             sys.exit(f"{runs[-1]}: the reference could not be trained (the reason is above)")
     ref = reference(",".join(runs), L, data=data, device=device)
     save_json(data.folder / f"reference-{args.size}-{args.steps}.json", {t: ref[t]["curve"] for t in tasks})
+    ref = reference(args.reference, L, args.size, args.steps, data)
 if args.aia and (missing := [t for t in tasks if t not in ref]):
     sys.exit(f"--reference {args.reference}: says nothing of {missing[0]}; name a run trained on it too: OUT1,OUT2")
 if ref:
@@ -202,6 +206,7 @@ def save(name, **more):
     os.replace(out / f"{name}.part", out / name)
 
 
+signal.signal(signal.SIGINT, lambda *_: sys.exit(f"\nstopped; go on with: python train.py --out {out} --resume"))
 clock = time.time()
 rows_tokens = args.batch_size * sum(data.rows["train"][t][0].shape[1] - 1 for t in tasks) / len(tasks)  # a step, about
 bar = tqdm(total=args.steps, initial=first_step, desc="train", smoothing=.05)
@@ -234,8 +239,8 @@ for step in range(first_step, args.steps + 1):
         for g in o.param_groups:
             g["lr"] = lr * peak
 
-    # a batch depends on the seed and the step alone, so a resumed run goes on with the very rows
-    rng, null = np.random.default_rng([args.seed, step]), data.enc._special_tokens["<|null|>"]
+    # a batch depends on the seed and the phase's step alone: a resumed run goes on with the very rows, and so does a branch
+    rng, null = np.random.default_rng([args.seed, phase, step - first]), data.enc._special_tokens["<|null|>"]
     each, align = {}, bool(args.aia) and phase == 1
     for task in tasks:  # one after the other, as their rows differ in length; the gradients add up
         n = rows_of_task[task]
@@ -263,6 +268,7 @@ for step in range(first_step, args.steps + 1):
         bar.set_postfix({k: f"{v:.3f}" for k, v in each.items()} | {"tok/s": f"{speed:,.0f}"})
 bar.close()
 log_file.close()
+signal.signal(signal.SIGINT, signal.default_int_handler)
 minutes += (time.time() - clock) / 60
 save("ckpt.pt")
 
