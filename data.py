@@ -228,14 +228,15 @@ def questions(scene, rng, hidden=frozenset(HELD_OUT)):
     absent = [(c, s) for c in COLORS for s in SHAPES if (c, s) not in pairs and (c, s) not in hidden]
     near = [p for p in absent if p[0] == o.color or p[1] == o.shape]
     ask("existence", lambda p: f"is there {an(*p)}?", (o.color, o.shape), near if near and coin() else absent)
-    # count: of a shape or of a colour, now and then of an absent one
-    if coin():
-        what = pick(SHAPES) if rng.random() < .25 else o.shape
-        what, n = plural(what), shapes[what]
+    # count: of a shape or of a colour, now and then of an absent one; or which of two there is more of
+    names, n, own, say = (SHAPES, shapes, o.shape, plural) if coin() else (list(COLORS), colors, o.color, "{} objects".format)
+    uneven = [x for x in names if n[x] != n[own]]
+    if uneven and rng.random() < .25:
+        less, more = sorted((own, pick(uneven)), key=lambda x: n[x])
+        ask("count", lambda p: f"are there more {say(p[0])} than {say(p[1])}?", (more, less), [(less, more)])
     else:
-        what = pick(list(COLORS)) if rng.random() < .25 else o.color
-        what, n = f"{what} objects", colors[what]
-    ask("count", lambda m: f"is the number of {what} {m}?", NUMBERS[n], [m for m in NUMBERS if m != NUMBERS[n]], f"how many {what} are there?")
+        what = pick(names) if rng.random() < .25 else own
+        ask("count", lambda m: f"is the number of {say(what)} {m}?", NUMBERS[n[what]], [m for m in NUMBERS if m != NUMBERS[n[what]]], f"how many {say(what)} are there?")
     # colour and shape: of an object that the other attribute names uniquely
     if lone := [o for o in scene if shapes[o.shape] == 1]:
         o = pick(lone)

@@ -108,9 +108,8 @@ def test_every_answer_follows_from_the_scene():
             if kind == "existence":
                 truth = any([o.color, o.shape] == words[-2:] for o in s)
             elif kind == "count" and a in ("yes", "no"):
-                what = words[4:-1]
-                n = sum(what[0] in (o.color, data.plural(o.shape)) for o in s)
-                truth = data.NUMBERS[n] == words[-1]
+                n = lambda what: sum(what in (o.color, data.plural(o.shape)) for o in s)
+                truth = n(words[3]) > n(words[words.index("than") + 1]) if "more" in words else data.NUMBERS[n(words[4])] == words[-1]
             elif kind == "position" and a in ("yes", "no"):
                 one, two = [next(o for o in s if f"{o.color} {o.shape}" == w) for w in re.findall(r"the (\w+ \w+)", q)]
                 truth = any(f" {r} the" in q for r in data.relations(one, two))
