@@ -48,7 +48,7 @@ STEP = 3  # centres are multiples of it: 169 places, at 48 and at 64 pixels alik
 NUMBERS = ("zero", "one", "two", "three", "four")
 # POPE asks for absent objects that are random, frequent, or that often go together with a present one. The three differ
 # only in a world with habits: colours and shapes are unequally frequent, and each has a companion it likes to be near.
-P_COUNT, P_COLOR, P_SHAPE = (.30, .42, .17, .11), (.21, .18, .15, .13, .11, .09, .07, .06), (.34, .28, .22, .16)
+P_COUNT, P_COLOR, P_SHAPE = (.22, .53, .15, .10), (.21, .18, .15, .13, .11, .09, .07, .06), (.34, .28, .22, .16)
 P_COMPANION, P_SAME_SHAPE = .3, .22  # the second makes scenes of one shape, which counting captions need
 # Never drawn in training: a network that has learned to bind, rather than to remember, can draw these all the same.
 HELD_OUT = (("red", "cross"), ("blue", "triangle"), ("green", "square"), ("yellow", "circle"), ("black", "triangle"))
@@ -160,7 +160,7 @@ def dense(scene):
 def caption(scene, rng, tag=None):
     """
     One caption that is true of the scene and mentions every object, as a GenEval record: tag, include, exclude, prompt.
-    The first six tags are GenEval's, 'dense' names every object with size and colour. Without a tag, nearly half
+    The first six tags are GenEval's, 'dense' names every object with size and colour. Without a tag, a third
     are dense (and all of what no other tag can say), as that teaches binding. Returns None if the scene admits no caption of that tag.
     """
     first, other = scene[0], scene[-1]
@@ -172,11 +172,11 @@ def caption(scene, rng, tag=None):
     elif len({o.shape for o in scene}) == 1:
         fits = ["counting"]
     elif len(scene) == 2:
-        fits = ["two_object"] + ["position"] * bool(sides) + ["color_attr"] * (first.color != other.color)
+        fits = ["two_object"] + ["position"] * 2 * bool(sides) + ["color_attr"] * (first.color != other.color)  # the hardest twice
     else:
         fits = []
     if tag is None:
-        tag = fits[rng.integers(len(fits))] if fits and rng.random() > .45 else "dense"
+        tag = fits[rng.integers(len(fits))] if fits and rng.random() > .35 else "dense"
     elif tag not in fits + ["dense"]:
         return None
     exclude = []
@@ -625,7 +625,7 @@ def build_toy(out, size="nano", n=40_000, seed=0):
             for codes, record, turn in zip(tok.encode(pictures).numpy(), records[i:], turns[i:]):
                 rows[split]["generate"].append(make_row(enc, first_image, codes, record["prompt"]))
                 *short, describe = [t[1:] for t in turn]
-                if rng.random() < .25:
+                if rng.random() < .15:
                     short = []  # or it would learn to describe only at the end of a conversation
                 row = make_row(enc, first_image, codes, turns=short + [describe])
                 while len(row[0]) > longest:

@@ -70,7 +70,7 @@ except (RuntimeError, AssertionError) as e:
 args.size = args.size or ("small" if kind == "cuda" else "nano")
 args.data = args.data or f"data/toy-{args.size}"
 args.out = args.out or f"out/{'aia' if args.aia else args.task}-{args.size}"
-args.steps = args.steps or {"nano": 2000, "small": 4000, "base": 10000}[args.size]
+args.steps = args.steps or {"nano": 2400, "small": 4000, "base": 10000}[args.size]
 args.eval_every = args.eval_every or max(1, args.steps // 10)
 if args.aia_start is None:
     args.aia_start = 0. if args.init_from else .6
