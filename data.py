@@ -267,7 +267,7 @@ def templates(canvas):
 
 
 @torch.no_grad()
-def judge(pictures, batch=500):
+def judge(pictures):
     """
     Pictures back to scenes: (N, S, S, 3) uint8 -> N lists of Objects. What is no clean object becomes Object("blob", ...).
       colour   connected pixels that differ from the ground are one object; its colour is the palette's nearest to the median
@@ -277,45 +277,35 @@ def judge(pictures, batch=500):
       place    the centre of that template
     A speck of less than a tenth of a small square does not count.
     """
-    if len(pictures) > batch:
-        return [s for i in range(0, len(pictures), batch) for s in judge(pictures[i:i + batch])]
-    x = torch.from_numpy(np.array(pictures, dtype=np.float32))  # (N, S, S, 3)
-    N, S = x.shape[:2]
+    S, scenes = pictures.shape[1], []
     masks, what = templates(S)
     half = masks.size(1) // 2
-    ground, palette = torch.tensor(GROUND).float(), torch.tensor(list(COLORS.values())).float()
-    far = (x - ground).norm(dim=-1)  # (N, S, S)
-    mask = (far > 60).float()
-    label = mask * torch.arange(1, S * S + 1).view(S, S)
-    while True:  # every pixel takes its neighbourhood's largest label until nothing changes: one label an object
-        grown = F.max_pool2d(label[:, None], 3, 1, 1)[:, 0] * mask
-        if torch.equal(grown, label):
-            break
-        label = grown
-    wide, wide_label = F.pad(x - ground, (0, 0) + (half + 2,) * 4), F.pad(label, (half + 2,) * 4)
-    windows, found, scenes = [], [], [[] for _ in range(N)]
-    for i in range(N):
-        for l in label[i].unique().tolist():
-            ys, xs = torch.nonzero(label[i] == l, as_tuple=True)
+    ground = torch.tensor(GROUND).float()
+    axes = torch.tensor(list(COLORS.values())) - ground  # (8, 3): the ways from the ground to the colours
+    for picture in pictures:
+        off, scene = torch.from_numpy(picture.astype(np.float32)) - ground, []  # (S, S, 3)
+        far = off.norm(dim=-1)
+        mask = (far > 60).float()
+        label = mask * torch.arange(1, S * S + 1).view(S, S)
+        while not torch.equal(label, grown := F.max_pool2d(label[None], 3, 1, 1)[0] * mask):
+            label = grown  # every pixel takes its neighbourhood's largest label until nothing changes: one label an object
+        for l in label.unique().tolist():
+            own = label == l
+            ys, xs = torch.nonzero(own, as_tuple=True)
             if l == 0 or len(ys) < .005 * S * S:
                 continue
             cy, cx = int(ys.min() + ys.max() + 1) // 2, int(xs.min() + xs.max() + 1) // 2
-            d = far[i, ys, xs]
-            color = int((palette - x[i, ys, xs][d >= d.median()].median(0).values).norm(dim=-1).argmin())
-            cut = slice(cy + 2, cy + 3 + 2 * half), slice(cx + 2, cx + 3 + 2 * half)
-            own = F.max_pool2d((wide_label[i][cut] == l).float()[None], 3, 1, 1)[0]  # with its faint rim
-            axis = palette[color] - ground
-            windows.append(((wide[i][cut] @ axis) / (axis @ axis)).clamp(0, 1) * own)
-            found.append((i, color, cx, cy, "large" if len(ys) > .055 * S * S else "small"))
-    if not found:
-        return scenes
-    w = torch.stack(windows)  # (M, w, w)
-    both = torch.stack([torch.minimum(w, t).sum((1, 2)) for t in masks], 1)  # (M, 72)
-    iou = both / (w.sum((1, 2))[:, None] + masks.sum((1, 2)) - both)
-    for (i, color, cx, cy, z), score, best in zip(found, *[t.tolist() for t in iou.max(1)]):
-        s, z, dx, dy = what[best] if score >= .7 else ("blob", z, 0, 0)
-        scenes[i].append(Object(s, list(COLORS)[color], z, round((cx + dx) * 48 / S), round((cy + dy) * 48 / S)))
-    return [in_order(s) for s in scenes]
+            core = off[own][far[own] >= far[own].median()]
+            color = int((axes - core.median(0).values).norm(dim=-1).argmin())
+            coverage = (off @ axes[color] / (axes[color] @ axes[color])).clamp(0, 1)
+            coverage, own = F.pad(torch.stack([coverage, own.float()]), (half,) * 4)[:, cy:cy + 2 * half + 1, cx:cx + 2 * half + 1]
+            coverage = coverage * F.max_pool2d(own[None], 3, 1, 1)[0]  # of the object with its faint rim
+            both = torch.minimum(coverage, masks).sum((1, 2))
+            score, best = (both / (coverage.sum() + masks.sum((1, 2)) - both)).max(0)
+            shape, size, dx, dy = what[best] if score >= .7 else ("blob", "large" if len(ys) > .055 * S * S else "small", 0, 0)
+            scene.append(Object(shape, list(COLORS)[color], size, round((cx + dx) * 48 / S), round((cy + dy) * 48 / S)))
+        scenes.append(in_order(scene))
+    return scenes
 
 
 def same_scene(a, b):
