@@ -345,12 +345,13 @@ class ImageTokenizer(nn.Module):
     def __init__(self, patch=6, n_ch=128, levels=(8, 5, 5, 5)):
         super().__init__()
         self.config = {"patch": patch, "n_ch": n_ch, "levels": list(levels)}
-        self.patch, self.levels, self.n_codes = patch, levels, int(np.prod(levels))
+        self.patch, self.levels, self.n_codes = patch, tuple(levels), int(np.prod(levels))
         self.patchify = nn.Conv2d(3, n_ch, patch, patch)
         self.encoder = nn.Sequential(Block(n_ch, 1), Block(n_ch, 1), nn.LayerNorm(n_ch), nn.Linear(n_ch, len(levels)))
         self.decoder = nn.Sequential(nn.Linear(len(levels), n_ch), Block(n_ch), Block(n_ch), Block(n_ch), nn.LayerNorm(n_ch))
         self.unpatchify = nn.ConvTranspose2d(n_ch, 3, patch, patch)
         self.register_buffer("L", torch.tensor(levels).float(), persistent=False)
+        self.register_buffer("base", torch.tensor([1, *levels[:-1]]).cumprod(0), persistent=False)  # what a digit is worth in a code
 
     def quantize(self, z):
         """Bounded to (-1/2, L - 1/2) and rounded: each channel is a digit 0 .. L-1. Gradients pass straight through."""
@@ -364,39 +365,33 @@ class ImageTokenizer(nn.Module):
         d = d / (self.L - 1) * 2 - 1
         return self.unpatchify(self.decoder(d).permute(0, 3, 1, 2))
 
+    def pixels(self, pictures):
+        """(B, S, S, 3) uint8 -> (B, 3, S, S) in [-1, 1], on the network's device."""
+        return torch.from_numpy(np.array(pictures)).to(self.L.device).permute(0, 3, 1, 2) / 127.5 - 1
+
     @torch.no_grad()
     def encode(self, pictures, batch=256):
         """(N, S, S, 3) uint8 -> (N, tokens) codes, row by row from the top left; a code's digits are in base `levels`."""
-        device, codes = self.L.device, []
-        base = torch.cumprod(torch.tensor((1,) + self.levels[:-1]), 0).to(device)
-        for i in range(0, len(pictures), batch):
-            x = torch.from_numpy(np.array(pictures[i:i + batch])).to(device).permute(0, 3, 1, 2) / 127.5 - 1
-            codes.append((self.encode_digits(x).round().long() * base).sum(-1).flatten(1).cpu())
-        return torch.cat(codes)
+        digits = (self.encode_digits(self.pixels(pictures[i:i + batch])) for i in range(0, len(pictures), batch))
+        return torch.cat([(d.round().long() * self.base).sum(-1).flatten(1).cpu() for d in digits])
 
     @torch.no_grad()
     def decode(self, codes, batch=256):
         """(N, tokens) codes -> (N, S, S, 3) uint8; the picture is square."""
-        device, out = self.L.device, []
-        base = torch.cumprod(torch.tensor((1,) + self.levels[:-1]), 0).to(device)
         side = int(codes.shape[1] ** .5)
-        for i in range(0, len(codes), batch):
-            c = codes[i:i + batch].to(device).view(-1, side, side, 1)
-            x = self.decode_digits((c // base % self.L).float())
-            out.append(((x + 1) * 127.5).clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy())
-        return np.concatenate(out)
+        digits = (c.to(self.L.device).view(-1, side, side, 1) // self.base % self.L for c in codes.split(batch))
+        return np.concatenate([((self.decode_digits(d) + 1) * 127.5).clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy() for d in digits])
 
 
 def train_image_tokenizer(get, steps, patch, lr=2e-3, seed=0):
     """Trains on get(step) -> (B, S, S, 3) uint8 pictures, with L1 plus L2 loss. Returns the tokenizer, in eval mode."""
     torch.manual_seed(seed)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    tok = ImageTokenizer(patch).to(device)
+    tok = ImageTokenizer(patch).to("cuda" if torch.cuda.is_available() else "cpu")
     opt = torch.optim.AdamW(tok.parameters(), lr=lr, betas=(.9, .98), weight_decay=1e-4, fused=True)
     bar = tqdm(range(steps), desc="image tokenizer")
     for step in bar:
         opt.param_groups[0]["lr"] = lr * min(1, (step + 1) / 100, (steps - step) / steps * 1.5)
-        x = torch.from_numpy(get(step)).to(device).permute(0, 3, 1, 2) / 127.5 - 1
+        x = tok.pixels(get(step))
         y = tok.decode_digits(tok.encode_digits(x))
         loss = (x - y).abs().mean() + (x - y).square().mean()
         opt.zero_grad()
@@ -523,7 +518,7 @@ def save_tokenizer(path, tok, half=False):
 def load_tokenizer(path, device="cpu"):
     try:
         saved = torch.load(path, weights_only=True, map_location=device)
-        tok = ImageTokenizer(**saved["config"] | {"levels": tuple(saved["config"]["levels"])}).to(device)
+        tok = ImageTokenizer(**saved["config"]).to(device)
         tok.load_state_dict({k: v.float() for k, v in saved["weights"].items()})
         return tok.eval()
     except FileNotFoundError:
