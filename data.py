@@ -65,9 +65,7 @@ def make_scenes(n, seed, held_out=False):
     count = rng.choice(4, n, p=P_COUNT) + 1
     alive = np.arange(4) < count[:, None]  # (n, 4): which of the four places are taken
     shape, color = np.zeros((n, 4), int), np.zeros((n, 4), int)
-    forbidden = np.zeros((len(COLORS), len(SHAPES)), bool)
-    for c, s in HELD_OUT:
-        forbidden[list(COLORS).index(c), SHAPES.index(s)] = True
+    forbidden = np.array([[(c, s) in HELD_OUT for s in SHAPES] for c in COLORS])
     same = rng.random(n) < P_SAME_SHAPE
     for k in range(4):
         todo = np.ones(n, bool)
@@ -94,9 +92,8 @@ def make_scenes(n, seed, held_out=False):
         size[todo[fits]], place[todo[fits]] = sz[fits], xy[fits]
         todo = todo[~fits]
     names, sizes = list(COLORS), list(SIZES)
-    rows = zip(count.tolist(), shape.tolist(), color.tolist(), size.tolist(), place.tolist())
-    return [in_order([Object(SHAPES[s[k]], names[c[k]], sizes[z[k]], *p[k]) for k in range(m)])
-            for m, s, c, z, p in rows]
+    return [in_order([Object(SHAPES[shape[i, k]], names[color[i, k]], sizes[size[i, k]], *place[i, k].tolist()) for k in range(count[i])])
+            for i in range(n)]
 
 
 def in_order(scene):
@@ -166,27 +163,22 @@ def caption(scene, rng, tag=None):
     first, other = scene[0], scene[-1]
     if rng.random() < .5:
         first, other = other, first
-    sides = sorted(relations(first, other))
+    fits, sides = [], sorted(relations(first, other))
     if len(scene) == 1:
         fits = ["single_object", "colors"]
     elif len({o.shape for o in scene}) == 1:
         fits = ["counting"]
     elif len(scene) == 2:
         fits = ["two_object"] + ["position"] * 2 * bool(sides) + ["color_attr"] * (first.color != other.color)  # the hardest twice
-    else:
-        fits = []
     if tag is None:
         tag = fits[rng.integers(len(fits))] if fits and rng.random() > .35 else "dense"
     elif tag not in fits + ["dense"]:
         return None
     exclude = []
-    if tag in ("single_object", "colors"):
-        item = {"class": first.shape, "count": 1} | ({"color": first.color} if tag == "colors" else {})
-        include, text = [item], an(first.color, first.shape) if tag == "colors" else an(first.shape)
-    elif tag in ("two_object", "color_attr"):
-        c = tag == "color_attr"
-        include = [{"class": o.shape, "count": 1} | ({"color": o.color} if c else {}) for o in (first, other)]
-        text = " and ".join(an(o.color, o.shape) if c else an(o.shape) for o in (first, other))
+    if tag in ("single_object", "two_object", "colors", "color_attr"):
+        colored, objects = tag.startswith("color"), [first, other][:len(scene)]
+        include = [{"class": o.shape, "count": 1} | ({"color": o.color} if colored else {}) for o in objects]
+        text = " and ".join(an(o.color, o.shape) if colored else an(o.shape) for o in objects)
     elif tag == "counting":
         include = [{"class": first.shape, "count": len(scene)}]
         exclude = [{"class": first.shape, "count": len(scene) + 1}]
@@ -220,9 +212,9 @@ def questions(scene, rng, hidden=frozenset(HELD_OUT)):
             out.append((kind, opened, truth.removesuffix(" of")))
         else:
             yes = coin()
-            out.append((kind, closed(truth if yes else pick(others)), "yes" if yes else "no"))
+            out.append((kind, closed(truth if yes else pick([x for x in others if x != truth])), "yes" if yes else "no"))
 
-    shapes, colors, pairs = (Counter(map(f, scene)) for f in (lambda o: o.shape, lambda o: o.color, lambda o: (o.color, o.shape)))
+    shapes, colors, pairs = Counter(o.shape for o in scene), Counter(o.color for o in scene), Counter((o.color, o.shape) for o in scene)
     o = pick(scene)
     # existence: the absent object often shares its colour or its shape with a present one, or a glance would do
     absent = [(c, s) for c in COLORS for s in SHAPES if (c, s) not in pairs and (c, s) not in hidden]
@@ -236,14 +228,14 @@ def questions(scene, rng, hidden=frozenset(HELD_OUT)):
         ask("count", lambda p: f"are there more {say(p[0])} than {say(p[1])}?", (more, less), [(less, more)])
     else:
         what = pick(names) if rng.random() < .25 else own
-        ask("count", lambda m: f"is the number of {say(what)} {m}?", NUMBERS[n[what]], [m for m in NUMBERS if m != NUMBERS[n[what]]], f"how many {say(what)} are there?")
+        ask("count", lambda m: f"is the number of {say(what)} {m}?", NUMBERS[n[what]], NUMBERS, f"how many {say(what)} are there?")
     # colour and shape: of an object that the other attribute names uniquely
     if lone := [o for o in scene if shapes[o.shape] == 1]:
         o = pick(lone)
-        ask("color", lambda c: f"is the {o.shape} {c}?", o.color, [c for c in COLORS if c != o.color and (c, o.shape) not in hidden], f"what color is the {o.shape}?")
+        ask("color", lambda c: f"is the {o.shape} {c}?", o.color, [c for c in COLORS if (c, o.shape) not in hidden], f"what color is the {o.shape}?")
     if lone := [o for o in scene if colors[o.color] == 1]:
         p = pick(lone)
-        ask("shape", lambda s: f"is the {p.color} object {an(s)}?", p.shape, [s for s in SHAPES if s != p.shape and (p.color, s) not in hidden], f"what shape is the {p.color} object?")
+        ask("shape", lambda s: f"is the {p.color} object {an(s)}?", p.shape, [s for s in SHAPES if (p.color, s) not in hidden], f"what shape is the {p.color} object?")
     # position: 'no' is the opposite side, so that no answer hangs on a borderline; the open question has one answer only
     lone = [o for o in scene if pairs[o.color, o.shape] == 1]
     if seen := [(p, q, sides) for p in lone for q in lone if p is not q and (sides := sorted(relations(p, q)))]:
