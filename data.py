@@ -128,6 +128,11 @@ def render(scene, canvas=48):
     return picture
 
 
+def render_all(scenes, canvas=48):
+    """Scenes as pictures (N, canvas, canvas, 3) uint8."""
+    return np.stack([np.asarray(render(s, canvas)) for s in scenes])
+
+
 def relations(a, b):
     """
     Where a is as seen from b, a subset of {left of, right of, above, below}. GenEval's rule: take from the offset of the
@@ -502,8 +507,7 @@ def save_json(path, value):
 
 
 def save_tokenizer(path, tok, half=False):
-    weights = {k: v.half() if half else v for k, v in tok.state_dict().items()}
-    torch.save({"config": tok.config, "weights": weights}, f"{path}.part")
+    torch.save({"config": tok.config, "weights": {k: v.half() if half else v for k, v in tok.state_dict().items()}}, f"{path}.part")
     os.replace(f"{path}.part", path)
 
 
@@ -536,7 +540,7 @@ def write_dataset(out, meta, tokens, tok, rows):
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    pad, files = len(tokens) + SPECIAL.index("<|pad|>"), {}
+    pad, first_image, files = len(tokens) + SPECIAL.index("<|pad|>"), len(tokens) + len(SPECIAL), {}
     longest = {task: max([len(r[0]) for split in rows.values() for r in split[task]] + [0]) for task in TASKS}  # each task its own: no token is idle
     for split, tasks in rows.items():
         for task, r in tasks.items():
@@ -545,10 +549,9 @@ def write_dataset(out, meta, tokens, tok, rows):
                 np.save(file, array)
                 files[file.name] = {"shape": array.shape, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
     save_tokenizer(part / "tokenizer.pt", tok)
-    first_image = len(tokens) + len(SPECIAL)
-    meta |= {"version": VERSION, "block_size": max(longest.values()) - 1, "first_image": first_image, "vocab_size": -(-(first_image + tok.n_codes) // 64) * 64, "n_codes": tok.n_codes,
-             "merges": [t.decode("latin-1") for t in tokens[256:]], "files": files}
-    save_json(part / "meta.json", meta)
+    save_json(part / "meta.json", meta | {
+        "version": VERSION, "block_size": max(longest.values()) - 1, "first_image": first_image, "vocab_size": -(-(first_image + tok.n_codes) // 64) * 64,
+        "n_codes": tok.n_codes, "merges": [t.decode("latin-1") for t in tokens[256:]], "files": files})
     shutil.rmtree(out, ignore_errors=True)
     os.replace(part, out)
 
@@ -581,57 +584,47 @@ def load_dataset(folder):
 
 def build_toy(out, size="nano", n=40_000, seed=0):
     """The toy world as a data set: n scenes, each as one generate row and one understand row, and up to 1,000 more for validation."""
-    out, canvas, rng, rows = data_folder(out), CANVAS[size], np.random.default_rng(seed), {}
+    out, canvas, rng, rows = data_folder(out), CANVAS[size], np.random.default_rng(seed), {s: {t: [] for t in TASKS} for s in ("train", "val")}
     path = ASSETS / f"tokenizer-{canvas}.pt"
     if not path.exists():
         print(f"{path} is missing: training the image tokenizer for {canvas} x {canvas} pixels first")
         train_toy_tokenizer(path, canvas)
     tok = load_tokenizer(path, "cuda" if torch.cuda.is_available() else "cpu")
-    tokens, n_image = None, (canvas // tok.patch) ** 2
+    n_image = (canvas // tok.patch) ** 2
     longest = n_image + 60  # all that is said about a picture fits: up to six turns
-    for split, m in (("train", n), ("val", min(n, 1000))):
+    for split, m in zip(rows, (n, min(n, 1000))):
         scenes = make_scenes(m, [seed, split == "val"])
         records = [caption(s, rng) for s in scenes]
         turns = [questions(s, rng) for s in scenes]
-        if tokens is None:
+        if split == "train":
             tokens = learn_merges([r["prompt"] for r in records[:5000]] + [x for t in turns[:5000] for q in t for x in q[1:]], 512)
-            enc, first_image = text_tokenizer(tokens), len(tokens) + len(SPECIAL)
-        rows[split] = {task: [] for task in TASKS}
+            enc = text_tokenizer(tokens)
         for i in tqdm(range(0, m, 1000), desc=f"toy world, {split}", unit="k scenes"):
-            pictures = np.stack([np.asarray(render(s, canvas)) for s in scenes[i:i + 1000]])
-            for codes, record, turn in zip(tok.encode(pictures).numpy(), records[i:], turns[i:]):
-                rows[split]["generate"].append(make_row(enc, first_image, codes, record["prompt"]))
+            for codes, record, turn in zip(tok.encode(render_all(scenes[i:i + 1000], canvas)).numpy(), records[i:], turns[i:]):
+                rows[split]["generate"].append(make_row(enc, enc.n_vocab, codes, record["prompt"]))
                 *short, describe = [t[1:] for t in turn]
                 if rng.random() < .15:
                     short = []  # or it would learn to describe only at the end of a conversation
-                row = make_row(enc, first_image, codes, turns=short + [describe])
-                while len(row[0]) > longest:
+                while len((row := make_row(enc, enc.n_vocab, codes, turns=short + [describe]))[0]) > longest:
                     short.pop()
-                    row = make_row(enc, first_image, codes, turns=short + [describe])
                 rows[split]["understand"].append(row)
-    meta = {"kind": "toy", "seed": seed, "canvas": canvas, "n_image": n_image}
-    write_dataset(out, meta, tokens, tok, rows)
+    write_dataset(out, {"kind": "toy", "seed": seed, "canvas": canvas, "n_image": n_image}, tokens, tok, rows)
 
 
 def read_picture(path, canvas):
     """Any file that Pillow reads -> RGB, its centre square, canvas x canvas; transparency on white. Raises ValueError with the reason."""
+    reasons = {FileNotFoundError: "no such file", UnidentifiedImageError: "no picture that Pillow can read",
+               Image.DecompressionBombError: "picture with far too many pixels; reduce it first"}
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
             picture = Image.open(path)
             if max(picture.size) > 10_000:
                 raise ValueError(f"picture of {picture.size[0]} x {picture.size[1]} pixels, more than 10,000 a side; reduce it first")
             picture = ImageOps.exif_transpose(picture).convert("RGBA")
-    except FileNotFoundError:
-        raise ValueError("no such file")
-    except Image.DecompressionBombError:
-        raise ValueError("picture with far too many pixels; reduce it first")
-    except UnidentifiedImageError:
-        raise ValueError("no picture that Pillow can read")
     except ValueError:
         raise
     except Exception as e:  # Pillow's readers raise whatever a broken file makes them trip over
-        raise ValueError(f"broken picture ({e})")
+        raise ValueError(reasons.get(type(e), f"broken picture ({e})"))
     white = Image.new("RGBA", picture.size, "white")
     return np.asarray(ImageOps.fit(Image.alpha_composite(white, picture).convert("RGB"), (canvas, canvas), Image.LANCZOS))
 
@@ -651,10 +644,11 @@ def read_record(record, images):
     says = [t["value"].replace("<image>", "").strip() if t["from"] == "human" else t["value"].strip() for t in talk]
     if not all(says):
         raise ValueError("a turn has an empty text")
-    if "<image>" in says[1::2] and len(says) > 2:
+    if "<image>" not in says[1::2]:
+        return Path(images) / record["image"], None, list(zip(says[::2], says[1::2]))
+    if len(says) > 2:
         raise ValueError("a generation pair has one human and one gpt turn")
-    draws = says[1] == "<image>"
-    return Path(images) / record["image"], says[0] if draws else None, [] if draws else list(zip(says[::2], says[1::2]))
+    return Path(images) / record["image"], says[0], []
 
 
 def build_real(file, images, out, size="nano", seed=0, steps=3000):
@@ -667,7 +661,7 @@ def build_real(file, images, out, size="nano", seed=0, steps=3000):
         sys.exit(f"{file}: not JSON ({e})")
     if not isinstance(records, list):
         sys.exit(f"{file}: holds a {type(records).__name__}, not a list of records")
-    out, canvas, pictures, where, good, skipped = data_folder(out), CANVAS[size], [], {}, [], []
+    out, canvas, pictures, where, good = data_folder(out), CANVAS[size], [], {}, []
     for number, record in enumerate(tqdm(records, desc="reading pictures")):
         try:
             path, prompt, turns = read_record(record, images)
@@ -676,29 +670,25 @@ def build_real(file, images, out, size="nano", seed=0, steps=3000):
                 where[path] = len(pictures) - 1
             good.append((where[path], prompt, turns))
         except ValueError as e:
-            skipped.append(f"record {number}: {record.get('image', '') if isinstance(record, dict) else ''}: {e}")
-    for line in skipped:
-        print(line)
-    print(f"{file}: {len(good)} of {len(records)} records are usable, {len(skipped)} skipped; {len(pictures)} pictures")
+            tqdm.write(f"record {number}: {record.get('image', '') if isinstance(record, dict) else ''}: {e}")
+    print(f"{file}: {len(good)} of {len(records)} records are usable, {len(records) - len(good)} skipped; {len(pictures)} pictures")
     if not good:
         sys.exit(f"{file}: no usable record; correct the reasons above (--images is the folder that 'image' is relative to)")
-    pictures = np.stack(pictures)
-
-    rng = np.random.default_rng(seed)
+    pictures, rng = np.stack(pictures), np.random.default_rng(seed)
     tok = train_image_tokenizer(lambda step: pictures[np.random.default_rng([seed, step]).integers(len(pictures), size=32)], steps, canvas // 8, seed=seed)
     tokens = learn_merges([x for _, p, turns in good for x in ([p] if p else [y for t in turns for y in t])], 1024)
-    enc, first_image, codes = text_tokenizer(tokens), len(tokens) + len(SPECIAL), tok.encode(pictures).numpy()
-    n_image = codes.shape[1]
-    longest, cut = n_image + 128, 0  # tokens; more is cut, and counted
+    enc, codes = text_tokenizer(tokens), tok.encode(pictures).numpy()
+    n_image, cut = codes.shape[1], 0
+    longest = n_image + 128  # tokens; more is cut, and counted
     rows = {split: {task: [] for task in TASKS} for split in ("train", "val")}
     held = set(rng.permutation(len(pictures))[:min(500, len(pictures) // 20)].tolist())  # by picture, so that both tasks hold out the same
     for i, prompt, turns in good:
         if prompt:
             text = enc.encode_ordinary(prompt)
             cut += len(text) > longest - n_image - 2
-            row = make_row(enc, first_image, codes[i], enc.decode(text[:longest - n_image - 2]))
+            row = make_row(enc, enc.n_vocab, codes[i], enc.decode(text[:longest - n_image - 2]))
         else:
-            row = make_row(enc, first_image, codes[i], turns=turns)
+            row = make_row(enc, enc.n_vocab, codes[i], turns=turns)
             cut += len(row[0]) > longest + 1
             row = row[0][:longest + 1], row[1][:longest + 1]
         rows["val" if i in held else "train"]["generate" if prompt else "understand"].append(row)
@@ -706,8 +696,7 @@ def build_real(file, images, out, size="nano", seed=0, steps=3000):
         if rows["train"][task] and not rows["val"][task]:
             print(f"no {task} pair is held out (there are few): validation uses training pairs")
             rows["val"][task] = rows["train"][task][:100]
-    meta = {"kind": "real", "seed": seed, "canvas": canvas, "n_image": n_image}
-    write_dataset(out, meta, tokens, tok, rows)
+    write_dataset(out, {"kind": "real", "seed": seed, "canvas": canvas, "n_image": n_image}, tokens, tok, rows)
     if cut:
         print(f"{cut} texts were longer than the context of {longest} tokens and were cut")
     sheet = np.concatenate([np.concatenate(list(x[:12]), 1) for x in (pictures, tok.decode(torch.from_numpy(codes[:12])))])
@@ -720,7 +709,7 @@ def build_real(file, images, out, size="nano", seed=0, steps=3000):
 def ceiling(tok, canvas, n=2000, seed=2**31 + 1):
     """Shares of true and of reconstructed pictures that the judge parses exactly, and of codes in use: what no drawing can beat."""
     scenes = make_scenes(n, seed)
-    pictures = np.stack([np.asarray(render(s, canvas)) for s in scenes])
+    pictures = render_all(scenes, canvas)
     codes = tok.encode(pictures)
     shares = [float(np.mean([same_scene(s, j) for s, j in zip(scenes, judge(p))])) for p in (pictures, tok.decode(codes))]
     return *shares, len(codes.unique()) / tok.n_codes
@@ -729,15 +718,14 @@ def ceiling(tok, canvas, n=2000, seed=2**31 + 1):
 def train_toy_tokenizer(path, canvas, steps=3000, seed=0):
     """The toy world's image tokenizer for a canvas, saved in half precision. Prints what the judge makes of it."""
     scenes = make_scenes(50_000, [seed, 2])
-    get = lambda step: np.stack([np.asarray(render(scenes[i], canvas)) for i in np.random.default_rng([seed, step]).integers(50_000, size=32)])
+    get = lambda step: render_all([scenes[i] for i in np.random.default_rng([seed, step]).integers(len(scenes), size=32)], canvas)
     save_tokenizer(path, train_image_tokenizer(get, steps, canvas // 8, seed=seed), half=True)
     true, rebuilt, used = ceiling(load_tokenizer(path), canvas)
     print(f"{path}: the judge parses {true:.2%} of true and {rebuilt:.2%} of reconstructed pictures exactly; {used:.0%} of the codes in use")
 
 
 if __name__ == "__main__":
-    p = argparse.ArgumentParser(description="Make a data set: the toy world by default, or your own pictures with --json.",
-                                formatter_class=Help)
+    p = argparse.ArgumentParser(description="Make a data set: the toy world by default, or your own pictures with --json.", formatter_class=Help)
     p.add_argument("--size", choices=CANVAS, default="nano", help="canvas: nano 48 x 48 pixels, small and base 64 x 64")
     p.add_argument("--n", type=int, default=40_000, help="toy world: scenes to train on")
     p.add_argument("--seed", type=int, default=0, help="everything follows from it")
