@@ -92,8 +92,7 @@ def make_scenes(n, seed, held_out=False):
         size[todo[fits]], place[todo[fits]] = sz[fits], xy[fits]
         todo = todo[~fits]
     names, sizes = list(COLORS), list(SIZES)
-    return [in_order([Object(SHAPES[shape[i, k]], names[color[i, k]], sizes[size[i, k]], *place[i, k].tolist()) for k in range(count[i])])
-            for i in range(n)]
+    return [in_order([Object(SHAPES[shape[i, k]], names[color[i, k]], sizes[size[i, k]], *place[i, k].tolist()) for k in range(count[i])]) for i in range(n)]
 
 
 def in_order(scene):
@@ -141,8 +140,8 @@ def relations(a, b):
     d = np.array([a.x - b.x, a.y - b.y], float)
     slack = .1 * 2 * (SIZES[a.size] + SIZES[b.size])
     d = np.sign(d) * np.maximum(np.abs(d) - slack, 0) / max(np.hypot(*d), 1e-9)
-    return {name for name, on in zip(("left of", "right of", "above", "below"),
-                                     (d[0] < -.5, d[0] > .5, d[1] < -.5, d[1] > .5)) if on}
+    sides = {"left of": d[0] < -.5, "right of": d[0] > .5, "above": d[1] < -.5, "below": d[1] > .5}
+    return {name for name, on in sides.items() if on}
 
 
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr", "dense")
@@ -165,9 +164,7 @@ def caption(scene, rng, tag=None):
     The first six tags are GenEval's, 'dense' names every object with size and colour. Without a tag, a third
     are dense (and all of what no other tag can say), as that teaches binding. Returns None if the scene admits no caption of that tag.
     """
-    first, other = scene[0], scene[-1]
-    if rng.random() < .5:
-        first, other = other, first
+    first, other = (scene[-1], scene[0]) if rng.random() < .5 else (scene[0], scene[-1])
     fits, sides = [], sorted(relations(first, other))
     if len(scene) == 1:
         fits = ["single_object", "colors"]
@@ -193,8 +190,7 @@ def caption(scene, rng, tag=None):
         include = [{"class": other.shape, "count": 1}, {"class": first.shape, "count": 1, "position": [side, 0]}]
         text = f"{an(first.shape)} {side} {an(other.shape)}"
     else:  # dense: exactly these objects
-        include = [{"class": s, "count": n, "color": c, "size": z} for (z, c, s), n in
-                   Counter((o.size, o.color, o.shape) for o in scene).items()]
+        include = [{"class": s, "count": n, "color": c, "size": z} for (z, c, s), n in Counter((o.size, o.color, o.shape) for o in scene).items()]
         exclude, text = [{"class": "object", "count": len(scene) + 1}], dense(scene)
     wording = WORDINGS[rng.integers(len(WORDINGS))] if tag != "dense" else "{}"
     return {"tag": tag, "include": include, "exclude": exclude, "prompt": wording.format(text)}
@@ -206,8 +202,8 @@ def plural(shape):
 
 def questions(scene, rng, hidden=frozenset(HELD_OUT)):
     """
-    [(kind, question, answer)] in random order, at most one for each of KINDS, 'describe' last (earlier turns must not be answerable by
-    reading it). About half are yes/no questions, balanced; the others are open. Pairs in `hidden` are never asked for in vain, or 'no' would be learned for them.
+    [(kind, question, answer)] in random order, at most one for each of KINDS, 'describe' last (earlier turns must not be answerable by reading
+    it). About half are yes/no questions, balanced; the others are open. Pairs in `hidden` are never asked for in vain, or 'no' would be learned for them.
     """
     out, coin, pick = [], lambda: rng.random() < .5, lambda items: items[rng.integers(len(items))]
 
@@ -239,8 +235,9 @@ def questions(scene, rng, hidden=frozenset(HELD_OUT)):
         o = pick(lone)
         ask("color", lambda c: f"is the {o.shape} {c}?", o.color, [c for c in COLORS if (c, o.shape) not in hidden], f"what color is the {o.shape}?")
     if lone := [o for o in scene if colors[o.color] == 1]:
-        p = pick(lone)
-        ask("shape", lambda s: f"is the {p.color} object {an(s)}?", p.shape, [s for s in SHAPES if (p.color, s) not in hidden], f"what shape is the {p.color} object?")
+        o = pick(lone)
+        ask("shape", lambda s: f"is the {o.color} object {an(s)}?", o.shape, [s for s in SHAPES if (o.color, s) not in hidden],
+            f"what shape is the {o.color} object?")
     # position: 'no' is the opposite side, so that no answer hangs on a borderline; the open question has one answer only
     lone = [o for o in scene if pairs[o.color, o.shape] == 1]
     if seen := [(p, q, sides) for p in lone for q in lone if p is not q and (sides := sorted(relations(p, q)))]:
@@ -334,10 +331,10 @@ class Block(nn.Module):
 
 class ImageTokenizer(nn.Module):
     """
-    An autoencoder with finite scalar quantisation (Mentzer et al. 2023, arXiv 2309.15505): a patch becomes len(levels) numbers,
-    each rounded to one of a few values, so the codebook is a grid that is given, not learned, and cannot collapse.
-    The encoder looks at one patch at a time: the same patch is the same token wherever it stands, which is what makes the sequences
-    easy to learn (trial, one seed: 70 nats a picture after 400 steps; 36 tokens of 8-pixel patches that had looked around, 114 after 600). The decoder looks around to join the patches.
+    An autoencoder with finite scalar quantisation (Mentzer et al. 2023, arXiv 2309.15505): a patch becomes len(levels) numbers, each
+    rounded to one of a few values, so the codebook is a grid that is given, not learned, and cannot collapse. The encoder looks at one patch at a
+    time: the same patch is the same token wherever it stands, which is what makes the sequences easy to learn (trial, one seed: 70 nats a picture
+    after 400 steps; 36 tokens of 8-pixel patches that had looked around, 114 after 600). The decoder looks around to join the patches.
     """
     def __init__(self, patch=6, n_ch=128, levels=(8, 5, 5, 5)):
         super().__init__()
@@ -359,8 +356,7 @@ class ImageTokenizer(nn.Module):
         return self.quantize(self.encoder(self.patchify(x).permute(0, 2, 3, 1)))
 
     def decode_digits(self, d):  # (B, h, w, D) -> (B, 3, S, S)
-        d = d / (self.L - 1) * 2 - 1
-        return self.unpatchify(self.decoder(d).permute(0, 3, 1, 2))
+        return self.unpatchify(self.decoder(d / (self.L - 1) * 2 - 1).permute(0, 3, 1, 2))
 
     def pixels(self, pictures):
         """(B, S, S, 3) uint8 -> (B, 3, S, S) in [-1, 1], on the network's device."""
@@ -456,9 +452,8 @@ def make_row(enc, first_image, codes, prompt=None, turns=()):
         token      <|bos|>  <|boi|>  img   ...  img   <|eoi|>  what  ⎵color  ⎵is  ⎵the  ⎵circle  ?   <|answer|>  red           <|end|>  is ...
         roles      -        -        KEY   ...  KEY   -        -     -       -    -     -        -   QUERY       TARGET+QUERY  TARGET   -
 
-    A query is a place from which a target is predicted, one before it: a one-word answer is decided at <|answer|>, and its
-    own place would only tell how <|end|> was found. (The paper takes the answer's own tokens,
-    which for long answers is the same but for one.)
+    A query is a place from which a target is predicted, one before it: a one-word answer is decided at <|answer|>, and its own place would only
+    tell how <|end|> was found. (The paper takes the answer's own tokens, which for long answers is the same but for one.)
     """
     sp = enc._special_tokens
     image = [first_image + int(c) for c in codes]
@@ -541,7 +536,7 @@ def write_dataset(out, meta, tokens, tok, rows):
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     pad, first_image, files = len(tokens) + SPECIAL.index("<|pad|>"), len(tokens) + len(SPECIAL), {}
-    longest = {task: max([len(r[0]) for split in rows.values() for r in split[task]] + [0]) for task in TASKS}  # each task its own: no token is idle
+    longest = {t: max([len(r[0]) for split in rows.values() for r in split[t]] + [0]) for t in TASKS}  # each task its own: no token is idle
     for split, tasks in rows.items():
         for task, r in tasks.items():
             for name, array in zip(("ids", "roles"), pack(r, longest[task], pad)):
