@@ -162,7 +162,7 @@ def caption(scene, rng, tag=None):
     """
     One caption that is true of the scene and mentions every object, as a GenEval record: tag, include, exclude, prompt.
     The first six tags are GenEval's, 'dense' names every object with size and colour. Without a tag, a third
-    are dense (and all of what no other tag can say), as that teaches binding. Returns None if the scene admits no caption of that tag.
+    are dense (and all of what no other tag can say), as that teaches binding. A tag asked for comes in GenEval's own wording; None if the scene admits none.
     """
     first, other = (scene[-1], scene[0]) if rng.random() < .5 else (scene[0], scene[-1])
     fits, sides = [], sorted(relations(first, other))
@@ -172,7 +172,8 @@ def caption(scene, rng, tag=None):
         fits = ["counting"]
     elif len(scene) == 2:
         fits = ["two_object"] + ["position"] * 2 * bool(sides) + ["color_attr"] * (first.color != other.color)  # the hardest twice
-    if tag is None:
+    asked = tag is not None
+    if not asked:
         tag = fits[rng.integers(len(fits))] if fits and rng.random() > .35 else "dense"
     elif tag not in fits + ["dense"]:
         return None
@@ -192,7 +193,7 @@ def caption(scene, rng, tag=None):
     else:  # dense: exactly these objects
         include = [{"class": s, "count": n, "color": c, "size": z} for (z, c, s), n in Counter((o.size, o.color, o.shape) for o in scene).items()]
         exclude, text = [{"class": "object", "count": len(scene) + 1}], dense(scene)
-    wording = WORDINGS[rng.integers(len(WORDINGS))] if tag != "dense" else "{}"
+    wording = "{}" if tag == "dense" else WORDINGS[0] if asked else WORDINGS[rng.integers(len(WORDINGS))]
     return {"tag": tag, "include": include, "exclude": exclude, "prompt": wording.format(text)}
 
 

@@ -1,11 +1,18 @@
 """
 sample.py: all that a trained network does: draw, answer, be scored. Read it after aia.py; train.py comes last.
 
-    python sample.py OUT --prompt "a red circle left of a blue square" --n 4      # draws (default run: the latest under out/)
-    python sample.py OUT --image picture.png --ask "how many circles are there?"  # answers
-    python sample.py OUT --score                                                  # scores it, and says what could at best be reached
+  1. draw and answer    one loop over tokens, with a cache, for both
+  2. the benchmarks     toy counterparts of GenEval, POPE, MME and MMVP: their categories, formats and rules, the judge in the detector's place
+  3. the scores         all of them with intervals, beside chance, oracle and tokenizer ceiling
+  4. command line
+
+    python sample.py OUT                                                     # a conversation (default run: the latest under out/)
+    python sample.py OUT --prompt "a circle left of a square" --n 4          # draws
+    python sample.py OUT --image picture.png --ask "how many circles are there?"
+    python sample.py OUT --score
 """
-import argparse, json, sys, textwrap
+import argparse, csv, json, re, sys, textwrap, time
+from itertools import zip_longest
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,9 +21,12 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from data import (HELD_OUT, KINDS, SPECIAL, TAGS, Help, caption, dense, encoding_of, judge, load_dataset, load_tokenizer, make_row, make_scenes, pack, questions,
-                  read_picture, relations, render, same_scene, save_json, to_batch)
+from data import (COLORS, HELD_OUT, KINDS, NUMBERS, SHAPES, SPECIAL, TAGS, Help, an, caption, dense, encoding_of, judge, load_dataset, load_tokenizer,
+                  make_row, make_scenes, plural, questions, read_picture, relations, render_all, save_json, to_batch)
 from model import latest_run, load_model
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 1. draw and answer
 
 
 def legal(logits, meta, image):
@@ -30,69 +40,102 @@ def legal(logits, meta, image):
 
 
 @torch.no_grad()
-def draw(model, enc, meta, prompts, cfg=2., temperature=1., top_k=0, seed=0, batch=64, progress=False):
+def extend(model, starts, n, pick, end=None, cached=True):
+    """
+    Continues B lists of token ids, of different lengths, by n tokens: (B, n), fewer once all have said `end`. pick(logits (B, V), k) -> (B,)
+    chooses the k-th. The lists are padded on the left, together; the keys and values of what was read are kept in a cache that is
+    allocated once. cached=False reads everything anew for each token, as one would first write it.
+    """
+    device, longest = model.cos.device, max(map(len, starts))
+    pad = torch.tensor([longest - len(s) for s in starts], device=device)
+    idx = torch.tensor([[0] * (longest - len(s)) + list(s) for s in starts], device=device)
+    cache, out, done = model.new_cache(pad, longest + n), [], torch.zeros(len(starts), dtype=torch.bool, device=device)
+    for k in range(n):
+        last = torch.zeros(idx.shape, dtype=torch.bool, device=device)
+        last[:, -1] = True
+        token = pick(model(idx, at=last, cache=cache)[0].float(), k)
+        out.append(token)
+        done |= token == (-1 if end is None else end)
+        if done.all():
+            break
+        if cached:
+            idx = token[:, None]
+        else:
+            idx, cache = torch.cat((idx, token[:, None]), 1), model.new_cache(pad, longest + n)
+    return torch.stack(out, 1)
+
+
+def choose(logits, u, temperature=1., top_k=0, top_p=1.):
+    """Samples from logits (B, V) with one number u (B, 1) from 0 to 1 each, by inverting the cumulative distribution. temperature 0: the likeliest."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    p, ids = (logits / temperature).softmax(-1).sort(descending=True)  # the likeliest first
+    before = p.cumsum(-1) - p
+    p = p.masked_fill(before >= top_p, 0.)  # nucleus (Holtzman et al. 2020): the fewest whose sum reaches top_p
+    if top_k:
+        p[:, top_k:] = 0
+    total = p.cumsum(-1)
+    at = torch.searchsorted(total, u * total[:, -1:], right=True).clamp(max=p.size(-1) - 1)
+    return ids.gather(1, at).squeeze(1)
+
+
+def draw(model, enc, meta, prompts, cfg=2., temperature=1., top_k=0, top_p=1., seed=0, batch=64, progress=False, cached=True):
     """
     Codes (N, n_image) for N prompts. Classifier-free guidance: logits = without + cfg * (with - without), where `without` has seen
     <|null|> in place of every prompt token; both run as one doubled batch. Picture i is drawn with numbers from (seed, i) alone, so
-    it does not depend on what it was batched with. temperature 0 takes the likeliest token.
+    it does not depend on what it was batched with.
     """
-    device, sp, out = next(model.parameters()).device, enc._special_tokens, []
+    sp, out = enc._special_tokens, []
     for i in tqdm(range(0, len(prompts), batch), desc="drawing", unit=f"x {batch} pictures", disable=not progress):
         texts = [enc.encode_ordinary(p) for p in prompts[i:i + batch]]
-        longest = max(map(len, texts))
-        pad = torch.tensor([longest - len(t) for t in texts], device=device)
-        start = lambda t, known: [sp["<|pad|>"]] * (longest - len(t)) + [sp["<|bos|>"], *(t if known else [sp["<|null|>"]] * len(t)), sp["<|boi|>"]]
-        idx = torch.tensor([start(t, True) for t in texts] + [start(t, False) for t in texts] * (cfg != 1), device=device)
-        pad = pad.repeat(len(idx) // len(texts))
-        u = torch.stack([torch.rand(meta["n_image"], generator=torch.Generator().manual_seed(seed * 1_000_003 + i + j))
-                         for j in range(len(texts))]).to(device)
-        cache, codes = model.new_cache(pad, longest + 2 + meta["n_image"]), []
-        for k in range(meta["n_image"]):
-            logits = model(idx, cache=cache)[0][:, -1].float()  # (B or 2B, V)
+        starts = [[sp["<|bos|>"], *t, sp["<|boi|>"]] for t in texts]
+        if cfg != 1:
+            starts += [[sp["<|bos|>"]] + [sp["<|null|>"]] * len(t) + [sp["<|boi|>"]] for t in texts]
+        u = torch.stack([torch.rand(meta["n_image"], generator=torch.Generator().manual_seed(seed * 1_000_003 + i + j)) for j in range(len(texts))])
+        u = u.to(model.cos.device)
+
+        def pick(logits, k):
             if cfg != 1:
                 known, null = logits.chunk(2)
                 logits = null + cfg * (known - null)
-            logits = legal(logits, meta, image=True)
-            if temperature == 0:
-                token = logits.argmax(-1)
-            else:
-                logits = logits / temperature
-                if top_k:
-                    logits = logits.masked_fill(logits < logits.topk(min(top_k, logits.size(-1))).values[:, -1:], float("-inf"))
-                total = logits.softmax(-1).cumsum(-1)  # draw by inverting the cumulative distribution at u
-                token = torch.searchsorted(total, u[:, k:k + 1] * total[:, -1:]).squeeze(1).clamp(max=logits.size(-1) - 1)
-            codes.append(token - meta["first_image"])
-            idx = token.repeat(len(idx) // len(token))[:, None]
-        out.append(torch.stack(codes, 1).cpu())
+            return choose(legal(logits, meta, image=True), u[:, k:k + 1], temperature, top_k, top_p).repeat(len(starts) // len(texts))
+
+        out.append((extend(model, starts, meta["n_image"], pick, cached=cached)[:len(texts)] - meta["first_image"]).cpu())
     return torch.cat(out)
 
 
-@torch.no_grad()
-def answer(model, enc, meta, codes, question, longest=40):
-    """The answer (text) to a question about one picture's codes (n_image,), greedily."""
-    ids, _ = make_row(enc, meta["first_image"], codes, turns=[(question, "")])
-    idx = torch.tensor([ids[:-1]], device=next(model.parameters()).device)  # without the <|end|> of the empty answer
-    room = model.config.block_size - idx.size(1)
-    cache, said = model.new_cache(torch.zeros(1, dtype=torch.long, device=idx.device), model.config.block_size), []
-    for _ in range(min(longest, room)):
-        token = int(legal(model(idx, cache=cache)[0][0, -1], meta, image=False).argmax())
-        if token == enc._special_tokens["<|end|>"]:
-            break
-        said.append(token)
-        idx = torch.tensor([[token]], device=idx.device)
-    return enc.decode(said).strip()
+def answer(model, enc, meta, codes, talks, longest=40, batch=250, progress=False, cached=True):
+    """
+    The answers (texts) to N dialogues, greedily. codes (N, n_image); a talk is [(question, answer), ..., (question, "")], its last answer wanted.
+    Raises ValueError if a talk does not fit the context.
+    """
+    out, end = [], enc._special_tokens["<|end|>"]
+    for i in tqdm(range(0, len(talks), batch), desc="answering", unit=f"x {batch} questions", disable=not progress):
+        starts = [make_row(enc, meta["first_image"], c, turns=t)[0][:-1] for c, t in zip(codes[i:i + batch].tolist(), talks[i:i + batch])]
+        room = model.config.block_size - max(map(len, starts))
+        if room < 1:
+            raise ValueError(f"{1 - room} tokens too long")
+        said = extend(model, starts, min(longest, room), lambda logits, k: legal(logits, meta, image=False).argmax(-1), end, cached).tolist()
+        out += [enc.decode(s[:s.index(end)] if end in s else s).strip() for s in said]
+    return out
 
 
 @torch.no_grad()
 def answered(model, meta, ids, roles, batch=250):
     """Per row (N, T + 1), whether every target is the likeliest legal token: that is, whether greedy decoding would answer so."""
-    out, device = [], next(model.parameters()).device
+    out, device = [], model.cos.device
     for i in range(0, len(ids), batch):
         b = to_batch(ids[i:i + batch], roles[i:i + batch], device=device)
         wrong = legal(model(b["idx"], at=b["at"])[0], meta, image=False).argmax(-1) != b["targets"][b["at"]]
         miss = torch.zeros(b["idx"].shape, dtype=torch.bool, device=device).masked_scatter(b["at"], wrong)
         out.append(~miss.any(1).cpu().numpy())
     return np.concatenate(out)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 2. the benchmarks
+
+SEED = 2**31  # of everything the toy world is examined on; data sets are made from seeds below it
 
 
 def check(record, scene):
@@ -120,79 +163,303 @@ def check(record, scene):
     return not reasons, "; ".join(reasons)
 
 
-def exam(n, seed=2**31, held_out=False):
-    """
-    What a network of the toy world is scored on, from a seed that no data set uses: up to n (caption record, its scene) a tag, no prompt
-    twice (if held_out, all about held-out pairs), and for 3 n scenes (scene, kind, question, answer) of all their questions.
-    """
-    rng, records, asked = np.random.default_rng([seed, held_out]), {t: {} for t in TAGS}, []
-    scenes = make_scenes(60 * n, [seed, held_out, 1], held_out)
-    for s in scenes:
+def truth(scene, question):
+    """The true answer to a question of data.questions() about a scene, by the question's words; None if the scene lacks what it asks about."""
+    one = lambda words: next(o for o in scene if words in (o.shape, o.color, f"{o.color} {o.shape}"))
+    count = lambda word: sum(word in (o.color, plural(o.shape)) for o in scene)
+    yes = lambda x: "yes" if x else "no"
+    rules = ((r"describe the picture", lambda: dense(scene)),
+             (r"is there an? (\w+) (\w+)", lambda c, s: yes((c, s) in {(o.color, o.shape) for o in scene})),
+             (r"how many (\w+) are there", lambda a: NUMBERS[count(a)]),
+             (r"is the number of (\w+) (\w+)", lambda a, n: yes(count(a) == NUMBERS.index(n))),
+             (r"are there more (\w+) than (\w+)", lambda a, b: yes(count(a) > count(b))),
+             (r"what (color|shape) is the (\w+)", lambda what, a: getattr(one(a), what)),
+             (r"is the (\w+) (?:an? )?(\w+)", lambda a, b: yes(b in (one(a).shape, one(a).color))),
+             (r"is the (\w+ \w+) (left of|right of|above|below) the (\w+ \w+)", lambda a, side, b: yes(side in relations(one(a), one(b)))),
+             (r"where is the (\w+ \w+), seen from the (\w+ \w+)", lambda a, b: min(relations(one(a), one(b))).removesuffix(" of")))
+    for pattern, rule in rules:
+        if m := re.fullmatch(pattern, re.sub(r" objects?\b|[.?]", "", question)):
+            try:
+                return rule(*m.groups())
+            except (StopIteration, IndexError, ValueError):  # no such object, more of them than there are words for, no clear side
+                return None
+
+
+def geneval_prompts(n=100, held_out=False):
+    """toy-GenEval: n draws a tag, then none twice, as GenEval's own file was made: [(record, a scene it is true of)]. held_out: all about held-out pairs."""
+    rng, drawn = np.random.default_rng([SEED, held_out]), {t: [] for t in TAGS}
+    for scene in make_scenes(60 * n, [SEED, held_out, 1], held_out):
         for tag in TAGS:
-            if len(records[tag]) < n and (r := caption(s, rng, tag)):
-                if not held_out or any(tuple((i.get("color"), i["class"])) in HELD_OUT for i in r["include"]):
-                    records[tag].setdefault(r["prompt"], (r, s))
-    for s in scenes[:3 * n]:
-        asked += [(s, *q) for q in questions(s, rng, frozenset())]
-    return [r for t in TAGS for r in records[t].values()], asked
+            if len(drawn[tag]) < n and (r := caption(scene, rng, tag)) and (not held_out or any((i.get("color"), i["class"]) in HELD_OUT for i in r["include"])):
+                drawn[tag].append((r, scene))
+    return [pair for tag in TAGS for pair in {r["prompt"]: (r, s) for r, s in drawn[tag]}.values()]
 
 
-def score(model, data, tok, task="both", n=60, cfg=2.):
+def kind_questions(n):
+    """Each of n scenes asked all that data.questions() asks: (scenes, {kind: [(scene number, question, answer)]}), as are the next three."""
+    rng, scenes, out = np.random.default_rng(SEED + 1), make_scenes(n, SEED + 1), {k: [] for k in KINDS}
+    for i, scene in enumerate(scenes):
+        for kind, q, a in questions(scene, rng):
+            out[kind].append((i, q, a))
+    return scenes, out
+
+
+def pope_questions(n=500):
     """
-    Scores of a network, {name: {"run", "chance", "oracle", "ceiling"}}. For the toy world: `drawn TAG` is the share of prompts whose picture the
-    judge accepts (up to n prompts a tag, `held-out` ones apart), `answered KIND` that of questions answered exactly (3 n scenes).
-      chance    a random other scene of the world drawn for the prompt; the commonest answer to the kind
-      oracle    the judge on the true pictures        ceiling    the judge on reconstructed ones
+    toy-POPE: (n scenes of at least three different objects, {split: [(scene number, question, answer)]}). Six questions a picture, yes and no by turns; a split
+    differs in what is absent: anything, what is frequent in the world, or what is most often together with the object just asked for.
+    """
+    rng, names = np.random.default_rng(SEED + 2), [(c, s) for c in COLORS for s in SHAPES if (c, s) not in HELD_OUT]
+    has = np.array([[p in {(o.color, o.shape) for o in s} for p in names] for s in make_scenes(30 * n, SEED + 2)])  # (scenes, pairs)
+    together = has.T.astype(int) @ has  # how often each pair is seen with each other; on the diagonal, at all
+    scenes = [s for s, h in zip(make_scenes(30 * n, SEED + 2), has) if h.sum() >= 3][:n]
+    out = {split: [] for split in ("random", "popular", "adversarial")}
+    for split, asked in out.items():
+        for i, scene in enumerate(scenes):
+            present = [k for k, p in enumerate(names) if p in {(o.color, o.shape) for o in scene}]
+            absent = [k for k in range(len(names)) if k not in present]
+            for k in rng.permutation(present)[:3]:
+                j = rng.choice(absent) if split == "random" else max(absent, key=lambda j: together[j, j if split == "popular" else k])
+                absent.remove(j)
+                asked += [(i, f"is there {an(*names[k])}?", "yes"), (i, f"is there {an(*names[j])}?", "no")]
+    return scenes, out
+
+
+def pope_says(text):
+    """POPE's parser: 'no' if the first sentence has the word No, no or not; all else is 'yes'."""
+    return "no" if {"No", "no", "not"} & set(text.split(".")[0].replace(",", "").split(" ")) else "yes"
+
+
+def pope_rates(said, label):
+    """POPE's numbers from yes (True) or no, said and true, (pictures, questions) each: {name: (numerator, denominator)}, both (pictures,)."""
+    tp, fp, fn = (said & label).sum(1), (said & ~label).sum(1), (~said & label).sum(1)
+    every = np.full(len(said), said.shape[1])
+    return {"accuracy": ((said == label).sum(1), every), "precision": (tp, tp + fp), "recall": (tp, tp + fn), "F1": (2 * tp, 2 * tp + fp + fn), "yes ratio": (tp + fp, every)}
+
+
+MME = ("existence", "count", "position", "color", "numerical_calculation")
+
+
+def mme_questions(n=30):
+    """toy-MME: (scenes, {subtask: [(scene number, question, answer)]}): per picture two lines, the answer of one is yes, of the other no; n pictures a subtask."""
+    rng, scenes, out = np.random.default_rng(SEED + 3), make_scenes(20 * n, SEED + 3), {k: [] for k in MME}
+    for i, scene in enumerate(scenes):
+        found = {}
+        for _ in range(12):
+            for kind, q, a in questions(scene, rng):
+                found.setdefault("numerical_calculation" if "more" in q else kind, {}).setdefault(a, q)
+        for k in MME:
+            if len(out[k]) < 2 * n and {"yes", "no"} <= found.get(k, {}).keys():
+                out[k] += [(i, found[k][a], a) for a in ("yes", "no")]
+    return scenes, out
+
+
+def mme_says(text):
+    """MME's parser: the first four characters decide: yes, no or other."""
+    return next((a for a in ("yes", "no") if a in text.lower()[:4]), "other")
+
+
+def mme_points(right):
+    """MME's score of (pictures, 2) right answers: per picture 100 for the share of right ones and 100 if both are; their mean is 100 accuracy + 100 accuracy+."""
+    return 100 * right.mean(1) + 100 * right.all(1)
+
+
+MMVP = ("Color & Appearance", "Structural & Physical Characteristics", "Quantity & Count", "Presence of Specific Features", "Positional & Relational Context")
+
+
+def mmvp_questions(n=15):
+    """toy-MMVP: (scenes, {pattern: [(scene number, question, answer)]}): by turns a scene and its near twin, of which the same question has another answer; n pairs a pattern."""
+    rng, pool, scenes, out = np.random.default_rng(SEED + 4), iter(make_scenes(400 * n, SEED + 4)), [], {k: [] for k in MMVP}
+    for pattern in MMVP:
+        while len(out[pattern]) < 2 * n:
+            s = next(pool)
+            o, p = s[rng.integers(len(s))], s[rng.integers(len(s))]
+            rest = [x for x in s if x is not o]
+            only = lambda o, *what: sum(all(getattr(x, w) == getattr(o, w) for w in what) for x in s) == 1
+            if pattern == MMVP[0]:
+                fits, question, twin = only(o, "shape"), f"what color is the {o.shape}?", rest + [o._replace(color=str(rng.choice(list(COLORS))))]
+            elif pattern == MMVP[1]:
+                fits, question, twin = only(o, "color"), f"what shape is the {o.color} object?", rest + [o._replace(shape=str(rng.choice(SHAPES)))]
+            elif pattern == MMVP[2]:
+                fits, question, twin = len(s) > 1, f"how many {plural(o.shape)} are there?", rest
+            elif pattern == MMVP[3]:
+                fits, question, twin = len(s) > 1 and only(o, "color", "shape"), f"is there {an(o.color, o.shape)}?", rest
+            else:  # two of one size change places
+                fits = all(only(x, "color", "shape") for x in (o, p)) and o.size == p.size and len(relations(o, p)) == 1
+                question = f"where is the {o.color} {o.shape}, seen from the {p.color} {p.shape}?"
+                twin = [x for x in rest if x is not p] + [o._replace(x=p.x, y=p.y), p._replace(x=o.x, y=o.y)]
+            answers = truth(s, question), truth(twin, question)
+            if fits and answers[0] != answers[1] and not any((x.color, x.shape) in HELD_OUT for x in twin):
+                out[pattern] += [(len(scenes) + j, question, a) for j, a in enumerate(answers)]
+                scenes += [s, twin]
+    return scenes, out
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 3. the scores
+
+
+def share(num, den=None, n=1000):
+    """The sum of num over that of den (default: ones), (units,) each, and the same of n bootstrap resamples of the units: (1 + n,)."""
+    num, den = np.asarray(num, float), np.ones(len(num)) if den is None else np.asarray(den, float)
+    at = np.vstack([np.arange(len(num)), np.random.default_rng(0).integers(len(num), size=(n, len(num)))])
+    return num[at].sum(1) / np.maximum(den[at].sum(1), 1e-9)
+
+
+def score_drawing(model, meta, enc, tok, n, cfg, folder):
+    """toy-GenEval, four pictures a prompt: ({column: {row: share}}, its overall mean, [(group, picture, what is wrong)])."""
+    own = geneval_prompts(n)
+    todo = own + geneval_prompts(n, held_out=True)
+    pictures, true = tok.decode(draw(model, enc, meta, [r["prompt"] for r, _ in todo for _ in range(4)], cfg, progress=True)), render_all([s for _, s in todo], meta["canvas"])
+    scenes = {"run": judge(pictures), "chance": [todo[j][1] for j in np.random.default_rng(0).permutation(len(todo))],
+              "oracle": judge(true), "ceiling": judge(tok.decode(tok.encode(true)))}
+    checked = {row: [check(todo[i * len(todo) // len(v)][0], s) for i, s in enumerate(v)] for row, v in scenes.items()}  # four a prompt, or one
+    right = {row: np.reshape([ok for ok, _ in v], (len(todo), -1)).mean(1) for row, v in checked.items()}
+    columns = {tag: [i for i, (r, _) in enumerate(own) if r["tag"] == tag] for tag in TAGS} | {"held-out": list(range(len(own), len(todo)))}
+    parts = {c: {row: share(v[at]) for row, v in right.items()} for c, at in columns.items()}
+    lines, wrong = [], []
+    for i, (picture, scene, (ok, why)) in enumerate(zip(pictures, scenes["run"], checked["run"])):
+        record, file = todo[i // 4][0], f"{i // 4:05d}/samples/{i % 4:04d}.png"
+        lines.append({"filename": file, "tag": record["tag"], "prompt": record["prompt"], "correct": ok, "reason": why, "metadata": json.dumps(record), "details": dense(scene)})
+        if not ok:
+            wrong.append((record["tag"], picture, f"{record['prompt']}: {why}"))
+        if folder:  # GenEval's layout: a folder a prompt, with its record and its pictures
+            (folder / "toy-geneval" / file).parent.mkdir(parents=True, exist_ok=True)
+            (folder / "toy-geneval" / file).parents[1].joinpath("metadata.jsonl").write_text(json.dumps(record) + "\n")
+            Image.fromarray(picture).save(folder / "toy-geneval" / file)
+    if folder:
+        (folder / "toy-geneval" / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return parts, average([parts[tag] for tag in TAGS if tag != "dense"]), wrong  # GenEval's six tags weigh the same, whatever their number of prompts
+
+
+def score_answers(model, meta, enc, tok, n, folder):
+    """All that is asked: ({benchmark: {column: {row: share}}}, {benchmark: its overall number}, [(group, picture, what is wrong)])."""
+    sets = {"answered": kind_questions(3 * n), "toy-POPE": pope_questions(5 * n), "toy-MME": mme_questions(-(-3 * n // 10)), "toy-MMVP": mmvp_questions(-(-3 * n // 20))}
+    scenes, asked, where = [], [], {}  # every scene; every (its number, question, right answer); the places in `asked` of each group of each set
+    for name, (some, groups) in sets.items():
+        for group, rows in groups.items():
+            where[name, group] = np.arange(len(asked), len(asked) + len(rows))
+            asked += [(len(scenes) + i, q, a) for i, q, a in rows]
+        scenes += some
+    true = render_all(scenes, meta["canvas"])
+    codes, label = tok.encode(true), np.array([a for *_, a in asked])
+    said = {"run": answer(model, enc, meta, codes[[i for i, *_ in asked]], [[(q, "")] for _, q, _ in asked], progress=True)}
+    for row, seen in (("oracle", judge(true)), ("ceiling", judge(tok.decode(codes)))):
+        said[row] = [str(truth(seen[i], q)) for i, q, _ in asked]
+    pairs = np.concatenate([at for (name, _), at in where.items() if name == "toy-MMVP"]).reshape(-1, 2)
+    offers = np.repeat(label[pairs], 2, 0)  # MMVP offers (a) and (b), here the answers themselves: the likelier beginning is taken
+    first = torch.tensor([[enc.encode_ordinary(a)[0] for a in offer] for offer in offers.tolist()], device=model.cos.device)
+    starts = [make_row(enc, meta["first_image"], codes[asked[k][0]].tolist(), turns=[(asked[k][1], "")])[0][:-1] for k in pairs.flat]
+    for k, offer, j in zip(pairs.flat, offers, extend(model, starts, 1, lambda logits, _: logits.gather(1, first).argmax(1))[:, 0].tolist()):
+        said["run"][k] = offer[j]
+    said = {row: np.array(v) for row, v in said.items()}
+    out, tossed = {name: {} for name in sets if name != "toy-POPE"}, np.random.default_rng(0).random((100, len(asked))) < .5  # so often that a coin's luck does not show
+    for (name, group), at in where.items():
+        got, want, coin = {row: v[at] for row, v in said.items()}, label[at], tossed[:, at].ravel()
+        if name == "answered":
+            commonest = max(want, key=want.tolist().count)
+            out[name][group] = {row: share(v == want) for row, v in got.items()} | {"chance": share(want == commonest)}
+        elif name == "toy-POPE":
+            yes = {row: np.array([pope_says(a) == "yes" for a in v]) for row, v in got.items()} | {"chance": coin}
+            rates = {row: pope_rates(v.reshape(-1, 6), np.resize(want == "yes", v.shape).reshape(-1, 6)) for row, v in yes.items()}
+            out[f"toy-POPE {group}"] = {number: {row: share(*r[number]) for row, r in rates.items()} for number in rates["run"]}
+        elif name == "toy-MME":
+            right = {row: np.array([mme_says(a) for a in v]) == want for row, v in got.items()} | {"chance": coin}
+            out[name][group] = {row: share(mme_points(v.reshape(-1, 2))) for row, v in right.items()}
+        else:  # toy-MMVP: a pair counts if both are right
+            right = {row: v == want for row, v in got.items()} | {"chance": coin}
+            out[name][group] = {row: share(v.reshape(-1, 2).all(1)) for row, v in right.items()}
+    overall = {"toy-POPE F1": average([out[f"toy-POPE {split}"]["F1"] for split in sets["toy-POPE"][1]]),
+               "toy-MME": average(list(out["toy-MME"].values()), np.sum)}  # the five subtasks' points are added up
+    overall |= {name: average(list(out[name].values())) for name in ("toy-MMVP", "answered")}
+    wrong = [((name, group), true[asked[k][0]], f"{asked[k][1]} said: {said['run'][k]}; right: {label[k]}")
+             for (name, group), at in where.items() for k in at if said["run"][k] != label[k]]
+    for name, (some, groups) in sets.items() if folder else ():
+        first = min(asked[where[name, g][0]][0] for g in groups)
+        given = {g: [(f"{asked[k][0] - first:05d}.png", asked[k][1], asked[k][2], str(said["run"][k])) for k in where[name, g]] for g in groups}
+        write_questions(folder / name.lower(), name, true[first:first + len(some)], given)
+    return out, overall, wrong
+
+
+def write_questions(place, name, pictures, groups):
+    """A benchmark's pictures and questions in its own format, the answer given as one field more. groups: {group: [(picture, question, right answer, answer)]}."""
+    place.mkdir(parents=True, exist_ok=True)
+    for i, picture in enumerate(pictures):
+        Image.fromarray(picture).save(place / f"{i:05d}.png")
+    if name == "toy-MMVP":
+        table = [("Index", "Question", "Options", "Correct Answer", "Answer")]
+        for k, (_, question, right, said) in enumerate(row for rows in groups.values() for row in rows):
+            if k % 2 == 0:
+                options = [row[2] for rows in groups.values() for row in rows][k:k + 2]
+            letter = lambda a: f"({'ab'[options.index(a)]})"
+            table.append((k + 1, question, f"(a) {options[0]} (b) {options[1]}", letter(right), letter(said)))
+        csv.writer(open(place / "Questions.csv", "w", newline="")).writerows(table)
+    for group, rows in groups.items() if name != "toy-MMVP" else ():
+        if name == "toy-MME":  # the form of MME's own result files
+            (place / f"{group}.txt").write_text("".join(f"{file}\t{q}\t{a.capitalize()}\t{said}\n" for file, q, a, said in rows))
+        else:
+            lines = [{"question_id": k + 1, "image": file, "text": q, "label": a, "answer": said} for k, (file, q, a, said) in enumerate(rows)]
+            (place / f"{name.lower().replace('-', '_')}_{group}.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def average(columns, how=np.mean):
+    return {row: how([c[row] for c in columns], 0) for row in columns[0]}
+
+
+def score(model, data, tok, task="both", n=100, cfg=2., folder=None):
+    """
+    Scores of a network: {benchmark: {column: {"run", "low", "high", "chance", "oracle", "ceiling"}}}; low to high is a 95 % bootstrap interval over prompts or pictures.
+      chance    a random other scene of the world drawn for the prompt; a coin, or the commonest answer to that kind of question
+      oracle    the judge on true pictures; answers are read from the scene that it sees        ceiling    the judge on reconstructed ones
+    n = 100 is the full size. With a folder, the benchmarks' files, in their own formats, and mistakes.png are left in it.
     Real pictures have no judge: there it is the share of held-out dialogues answered word for word.
     """
-    meta, enc, out = data.meta, data.enc, {}
+    meta, enc, out, wrong = data.meta, data.enc, {"summary": {}}, []
     if meta["kind"] == "real":
         if task != "generate":
-            out["answered"] = {"run": float(answered(model, meta, *(np.array(x[:500]) for x in data.rows["val"]["understand"])).mean())}
-        return out
-    canvas = meta["canvas"]
-    records, asked = exam(n)
-    see = lambda scenes: np.stack([np.asarray(render(s, canvas)) for s in scenes])
-    if task != "understand":
-        todo = [(r["tag"], r, s) for r, s in records] + [("held-out", r, s) for r, s in exam(n, held_out=True)[0]]
-        codes = draw(model, enc, meta, [r["prompt"] for _, r, _ in todo], cfg, progress=True)
-        true = see([s for *_, s in todo])
-        shown = {"run": judge(tok.decode(codes)), "oracle": judge(true), "ceiling": judge(tok.decode(tok.encode(true))),
-                 "chance": [todo[j][2] for j in np.random.default_rng(0).permutation(len(todo))]}
-        right = {k: np.array([check(r, s)[0] for (_, r, _), s in zip(todo, v)]) for k, v in shown.items()}
-        for tag in TAGS + ("held-out",):
-            at = [i for i, t in enumerate(todo) if t[0] == tag]
-            out[f"drawn {tag}"] = {k: float(v[at].mean()) for k, v in right.items()}
-        out["drawn"] = {k: float(np.mean([out[f"drawn {t}"][k] for t in TAGS])) for k in right}
-    if task != "generate":
-        true = see([s for s, *_ in asked])
-        codes = tok.encode(true)
-        rows = [make_row(enc, meta["first_image"], c, turns=[(q, a)]) for c, (_, _, q, a) in zip(codes.numpy(), asked)]
-        right = answered(model, meta, *pack(rows, meta["block_size"] + 1, enc._special_tokens["<|pad|>"]))
-        # whoever reads a scene exactly answers everything about it; every question of a scene shows the same picture, so one of them will do
-        one = [i for i, x in enumerate(asked) if x[1] == "describe"]
-        read = {k: float(np.mean([same_scene(asked[i][0], j) for i, j in zip(one, judge(p))]))
-                for k, p in (("oracle", true[one]), ("ceiling", tok.decode(codes[one])))}
-        for kind in KINDS:
-            at = [i for i, (_, k, *_) in enumerate(asked) if k == kind]
-            answers = [asked[i][3] for i in at]
-            out[f"answered {kind}"] = {"run": float(right[at].mean()), "chance": max(map(answers.count, set(answers))) / len(at), **read}
-        out["answered"] = {k: float(np.mean([out[f"answered {kind}"][k] for kind in KINDS])) for k in ("run", "chance", "oracle", "ceiling")}
-    return out
+            out["summary"]["answered"] = {"run": share(answered(model, meta, *(np.array(x[:500]) for x in data.rows["val"]["understand"])))}
+    else:
+        if task != "understand":
+            out["toy-GenEval"], out["summary"]["toy-GenEval"], missed = score_drawing(model, meta, enc, tok, n, cfg, folder)
+            wrong += spread(missed, 16)
+        if task != "generate":
+            parts, overall, missed = score_answers(model, meta, enc, tok, n, folder)
+            out["summary"] |= overall
+            out |= parts
+            wrong += spread(missed, 16)
+        if folder and wrong:
+            sheet([p for _, p, _ in wrong], [t for *_, t in wrong], folder / "mistakes.png")
+    return {b: {c: {row: float(v[0]) for row, v in rows.items()} | dict(zip(("low", "high"), np.quantile(rows["run"][1:], (.025, .975)).tolist()))
+                for c, rows in columns.items()} for b, columns in out.items() if columns}
+
+
+def spread(wrong, n):
+    """At most n of [(group, picture, text)], by turns from each group."""
+    groups = {}
+    for w in wrong:
+        groups.setdefault(w[0], []).append(w)
+    return [w for turn in zip_longest(*groups.values()) for w in turn if w][:n]
 
 
 def table(scores):
-    """The scores as lines of text, the totals first; a dash where a column has no meaning."""
-    cell = lambda v, k: f"{v[k]:>9.3f}" if k in v else f"{'-':>9}"
-    rows = sorted(scores.items(), key=lambda r: (r[0] not in ("drawn", "answered"), r[0].split()[0] not in ("loss", "distance")))
-    return "\n".join([f"{'':24}{'run':>9}{'chance':>9}{'oracle':>9}{'tokenizer ceiling':>20}"]
-                     + [f"{name:24}{cell(v, 'run')}{cell(v, 'chance')}{cell(v, 'oracle')}{' ' * 11}{cell(v, 'ceiling')}" for name, v in rows])
+    """The scores as text, a table a benchmark: the run with half the width of its interval, then chance, oracle and tokenizer ceiling."""
+    out = []
+    for name, columns in scores.items():
+        short = [c.split()[0] if "&" in c or " of " in c else c for c in columns]  # MMVP's patterns by their first word
+        wide = [max(len(c), 8) + 2 for c in short]
+        lines = [f"{name:20}" + "".join(f"{c:>{w}}" for c, w in zip(short, wide))]
+        for row, label in (("run", "this run"), ("half", "  95 % interval ±"), ("chance", "chance"), ("oracle", "oracle"), ("ceiling", "tokenizer ceiling")):
+            cells = [(v["high"] - v["low"]) / 2 if row == "half" and "low" in v else v.get(row) for v in columns.values()]
+            if any(c is not None for c in cells):
+                lines.append(f"{label:20}" + "".join(f"{'-' if c is None else f'{c:.1f}' if c > 1.5 else f'{c:.3f}':>{w}}" for c, w in zip(cells, wide)))
+        out.append("\n".join(lines))
+    return "\n\n".join(out)
 
 
 def sheet(pictures, texts, path, columns=8, zoom=144):
     """A contact sheet: pictures (N, S, S, 3) enlarged, each with its text below."""
     font, line = ImageFont.load_default(13), 16
-    wrapped = [textwrap.wrap(t, zoom // 7)[:4] for t in texts]
+    wrapped = [textwrap.wrap(t, zoom // 7)[:6] for t in texts]
     high = zoom + 12 + line * max(map(len, wrapped))
     columns = min(columns, len(pictures))
     page = Image.new("RGB", (columns * (zoom + 12) + 12, -(-len(pictures) // columns) * high + 12), "white")
@@ -205,60 +472,165 @@ def sheet(pictures, texts, path, columns=8, zoom=144):
     page.save(path)
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# 4. command line
+
+
+def converse(folder, model, meta, enc, tok, args):
+    """
+    Lines from standard input: a sentence draws, ?question asks about the last picture, !file loads one. A drawn picture stays what the network
+    made it, tokens: it answers about them without their ever becoming pixels and tokens again.
+    """
+    print("a sentence draws; ?question asks about the last picture; !file.png loads one; Ctrl-D leaves")
+    codes, talk, n = None, [], 0
+    while True:  # until the end of input
+        line = input("> " if sys.stdin.isatty() else "").strip()
+        try:
+            if line[:1] == "?":
+                if codes is None:
+                    raise ValueError("there is no picture yet; draw one with a sentence, or load one with !file.png")
+                question = check_question(line[1:])
+                turns = [*talk, (question, "")]
+                while len(turns) > 1 and len(make_row(enc, meta["first_image"], codes[0].tolist(), turns=turns)[0]) > model.config.block_size - 20:
+                    turns = turns[1:]  # the oldest is forgotten when the context is full
+                said = answer(model, enc, meta, codes, [turns])[0]
+                talk = turns[:-1] + [(question, said)]
+                print(said)
+            elif line[:1] == "!":
+                codes, talk = tok.encode(load(line[1:].strip(), meta)[None]), []
+                show(tok.decode(codes)[0])
+            else:
+                check_prompt(line, enc, meta, model)
+                codes, talk, n = draw(model, enc, meta, [line], args.cfg, args.temperature, args.top_k, args.top_p, args.seed + n), [], n + 1
+                picture, file = tok.decode(codes)[0], Path(folder) / "talk" / f"{n:03d}.png"
+                file.parent.mkdir(exist_ok=True)
+                Image.fromarray(picture).save(file)
+                show(picture)
+                print(file)
+        except ValueError as e:
+            print(f"{line}: {e}")
+
+
+def show(picture):
+    """A picture in the terminal, two pixels a character, where it can."""
+    if sys.stdout.isatty():
+        for a, b in zip(picture[::2].tolist(), picture[1::2].tolist()):
+            print("".join("\033[38;2;{};{};{}m\033[48;2;{};{};{}m▀".format(*p, *q) for p, q in zip(a, b)) + "\033[0m")
+
+
+def load(file, meta):
+    """A file as the network sees it; says so if it had to be converted. Raises ValueError with the reason."""
+    picture, want = read_picture(file, meta["canvas"]), (meta["canvas"],) * 2
+    with Image.open(file) as f:
+        if f.size != want or f.mode != "RGB":
+            print(f"{file}: {f.size[0]} x {f.size[1]} {f.mode}, seen as {want[0]} x {want[1]} RGB", file=sys.stderr)
+    return picture
+
+
+def check_prompt(prompt, enc, meta, model):
+    """Raises ValueError if it cannot be drawn; says which of its words are new."""
+    long = len(enc.encode_ordinary(prompt)) + 1 + meta["n_image"] - model.config.block_size
+    if not prompt.strip():
+        raise ValueError("is empty; say what to draw")
+    if long > 0:
+        raise ValueError(f"{long} tokens too long; shorten it")
+    one = lambda w: len(w) > 1 and len(enc.encode_ordinary(w)) == 1  # what was frequent in training is one token
+    if new := [w for w in re.findall(r"\w+", prompt) if not one(" " + w) and not one(w)]:
+        print(f"note: new or rare to this network: {', '.join(new)}", file=sys.stderr)
+
+
+def check_question(question):
+    if not question.strip():
+        raise ValueError("the question is empty; ask something")
+    return question.strip()
+
+
+def speed(model, meta, enc, n=64):
+    """Prints pictures and answers a second, with the cache and without, and how far the logits are apart."""
+    prompts, codes = [f"a {c} {s}" for c in COLORS for s in SHAPES][:n] * 2, torch.zeros(n, meta["n_image"], dtype=torch.long)
+    talks = [[("describe the picture." if meta["kind"] == "toy" else "what is this?", "")]] * n
+    for what, work in (("pictures", lambda c: draw(model, enc, meta, prompts[:n], cached=c)), ("answers", lambda c: answer(model, enc, meta, codes, talks, cached=c))):
+        took, got = {}, {}
+        for cached in (True, True, False):  # the first warms up
+            start = time.perf_counter()
+            got[cached] = work(cached)
+            took[cached] = time.perf_counter() - start
+        same = torch.equal(*got.values()) if what == "pictures" else got[True] == got[False]
+        print(f"{n} {what}: {n / took[True]:.1f} a second with the cache, {n / took[False]:.1f} without: {took[False] / took[True]:.1f} times; {'the same' if same else 'NOT the same'}")
+
+
 if __name__ == "__main__":
-    p = argparse.ArgumentParser(description="Draw, answer, or score.", formatter_class=Help)
+    p = argparse.ArgumentParser(description="Draw, answer, or score. Without any of these: a conversation.", formatter_class=Help)
     p.add_argument("out", nargs="?", help="folder of the run (default: the latest under out/)")
     p.add_argument("--prompt", action="append", help="draw this; may be repeated")
+    p.add_argument("--prompts", help="draw every line of this file, into --folder")
+    p.add_argument("--folder", default="drawn", help="where the pictures of --prompts go, with a contact sheet")
     p.add_argument("--n", type=int, default=4, help="pictures a prompt")
     p.add_argument("--cfg", type=float, default=2., help="classifier-free guidance; 1 is none")
     p.add_argument("--temperature", type=float, default=1., help="0 takes the likeliest token")
     p.add_argument("--top_k", type=int, default=0, help="sample among the k likeliest tokens only; 0: all")
+    p.add_argument("--top_p", type=float, default=1., help="sample among the fewest tokens whose probabilities reach p")
     p.add_argument("--seed", type=int, default=0, help="another seed, other pictures")
-    p.add_argument("--png", default="grid.png", help="where the drawn pictures go")
+    p.add_argument("--png", default="grid.png", help="where the sheet of --prompt goes")
     p.add_argument("--image", help="a picture to ask about")
     p.add_argument("--ask", help="the question about it")
-    p.add_argument("--score", action="store_true", help="score the run as train.py does, into its scores.json")
+    p.add_argument("--score", action="store_true", help="score the run by the toy benchmarks: scores.json, mistakes.png and their files, in the run's folder")
+    p.add_argument("--speed", action="store_true", help="pictures and answers a second, with the cache and without")
     args = p.parse_args()
     folder = args.out or latest_run()
-    if not (args.prompt or args.image or args.ask or args.score):
-        sys.exit(f'{folder}: what shall it do? --prompt "..." draws, --image FILE --ask "..." answers, --score scores')
     if bool(args.image) != bool(args.ask):
         sys.exit("--image and --ask go together: a picture, and a question about it")
-    if args.n < 1 or args.temperature < 0 or args.top_k < 0:
-        sys.exit(f"--n {args.n} --temperature {args.temperature} --top_k {args.top_k}: wanted is n of at least 1, the others not negative")
+    if args.n < 1 or args.temperature < 0 or args.top_k < 0 or not 0 < args.top_p <= 1:
+        sys.exit(f"--n {args.n} --temperature {args.temperature} --top_k {args.top_k} --top_p {args.top_p}: wanted is n of at least 1, top_p above 0 and up to 1, the others not negative")
     device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     model, config = load_model(folder, device)
     meta, tok = config["data"], load_tokenizer(Path(folder) / "tokenizer.pt", device)
     enc = encoding_of(meta)
-    if args.prompt:
-        for prompt in args.prompt:
-            long = len(enc.encode_ordinary(prompt)) + 2 + meta["n_image"] - model.config.block_size
-            if not prompt.strip() or long > 1:
-                sys.exit(f"--prompt {prompt[:60]!r}: " + (f"{long - 1} tokens too long; shorten it" if prompt.strip() else "is empty; say what to draw"))
-        prompts = [x for x in args.prompt for _ in range(args.n)]
-        codes = draw(model, enc, meta, prompts, args.cfg, args.temperature, args.top_k, args.seed, progress=len(prompts) > 64)
-        pictures = tok.decode(codes)
+    prompts = args.prompt or []
+    if args.prompts:
         try:
-            sheet(pictures, prompts, args.png, columns=min(8, max(args.n, 4)))
+            prompts = prompts + [line.strip() for line in Path(args.prompts).read_text().splitlines() if line.strip()]
         except (OSError, ValueError) as e:
-            sys.exit(f"--png {args.png}: cannot be written ({e})")
-        print(f"{len(pictures)} pictures: {args.png}")
-        if meta["kind"] == "toy":
-            for prompt, scene in zip(prompts, judge(pictures)):
+            sys.exit(f"--prompts {args.prompts}: cannot be read ({e}); wanted is a text file, a prompt a line")
+        if not prompts:
+            sys.exit(f"--prompts {args.prompts}: has no line to draw")
+    if prompts:
+        for prompt in prompts:
+            try:
+                check_prompt(prompt, enc, meta, model)
+            except ValueError as e:
+                sys.exit(f"--prompt {prompt[:60]!r}: {e}")
+        every = [x for x in prompts for _ in range(args.n)]
+        pictures = tok.decode(draw(model, enc, meta, every, args.cfg, args.temperature, args.top_k, args.top_p, args.seed, progress=len(every) > 64))
+        png = Path(args.folder) / "sheet.png" if args.prompts else args.png
+        try:
+            if args.prompts:
+                Path(args.folder).mkdir(parents=True, exist_ok=True)
+                for i, picture in enumerate(pictures):
+                    Image.fromarray(picture).save(Path(args.folder) / f"{i // args.n:04d}_{i % args.n}.png")
+            sheet(pictures, every, png, columns=min(8, max(args.n, 4)))
+        except (OSError, ValueError) as e:
+            sys.exit(f"{png}: cannot be written ({e}); name another place with {'--folder' if args.prompts else '--png'}")
+        print(f"{len(pictures)} pictures: {png}")
+        if meta["kind"] == "toy" and len(pictures) <= 64:
+            for prompt, scene in zip(every, judge(pictures)):
                 print(f"  {prompt}: the judge sees {dense(scene) or 'nothing'}")
     if args.ask:
         try:
-            picture = read_picture(args.image, meta["canvas"])
+            print(answer(model, enc, meta, tok.encode(load(args.image, meta)[None]), [[(check_question(args.ask), "")]])[0])
         except ValueError as e:
-            sys.exit(f"--image {args.image}: {e}")
-        long = len(enc.encode_ordinary(args.ask)) + 5 + meta["n_image"] - model.config.block_size
-        if not args.ask.strip() or long > 0:
-            sys.exit(f"--ask {args.ask[:60]!r}: " + (f"{long} tokens too long; shorten it" if args.ask.strip() else "is empty; ask something"))
-        print(answer(model, enc, meta, tok.encode(picture[None])[0].numpy(), args.ask))
+            sys.exit(f"--image {args.image} --ask {args.ask[:60]!r}: {e}")
+    if args.speed:
+        speed(model, meta, enc)
     if args.score:
         data = load_dataset(config["train"]["data"]) if meta["kind"] == "real" else SimpleNamespace(meta=meta, enc=enc)
-        scores = score(model, data, tok, config["train"]["task"], config["train"]["exam"], args.cfg)
+        scores = score(model, data, tok, config["train"]["task"], cfg=args.cfg, folder=Path(folder))
         file = Path(folder) / "scores.json"
         old = json.loads(file.read_text()) if file.exists() else {}
         save_json(file, old | scores)
         print(table(old | scores))
+    if not (prompts or args.ask or args.speed or args.score):
+        try:
+            converse(folder, model, meta, enc, tok, args)
+        except (EOFError, KeyboardInterrupt):
+            print()

@@ -100,24 +100,21 @@ def test_every_caption_is_true_of_its_scene_and_every_tag_occurs():
 
 
 def test_every_answer_follows_from_the_scene():
-    """Yes/no answers are recomputed from the words of the question; both occur about equally often."""
+    """The oracle, which reads the words of a question, and the asker, who knows what it asks, agree; yes and no occur about equally often."""
     rng, tally = np.random.default_rng(0), {}
     for s in data.make_scenes(1500, 4):
         for kind, q, a in data.questions(s, rng):
-            words = q.rstrip("?.").split()
-            if kind == "existence":
-                truth = any([o.color, o.shape] == words[-2:] for o in s)
-            elif kind == "count" and a in ("yes", "no"):
-                n = lambda what: sum(what in (o.color, data.plural(o.shape)) for o in s)
-                truth = n(words[3]) > n(words[words.index("than") + 1]) if "more" in words else data.NUMBERS[n(words[4])] == words[-1]
-            elif kind == "position" and a in ("yes", "no"):
-                one, two = [next(o for o in s if f"{o.color} {o.shape}" == w) for w in re.findall(r"the (\w+ \w+)", q)]
-                truth = any(f" {r} the" in q for r in data.relations(one, two))
-            else:
-                continue
-            assert (a == "yes") == truth, (s, q, a)
-            tally.setdefault(kind, []).append(truth)
-    assert all(.4 < np.mean(t) < .6 for t in tally.values()) and len(tally) == 3
+            assert sample.truth(s, q) == a, (s, q)
+            tally.setdefault(kind, []).append(a)
+    for kind, answers in tally.items():
+        closed = [a for a in answers if a in ("yes", "no")]
+        assert kind == "describe" or .4 < closed.count("yes") / len(closed) < .6
+    red = Object("circle", "red", "small", 10, 10)
+    for q, a in (("is there a red circle?", "yes"), ("is there a red cross?", "no"), ("how many red objects are there?", "one"), ("are there more circles than crosses?", "yes"),
+                 ("is the circle blue?", "no"), ("what shape is the red object?", "circle"), ("what color is the cross?", None), ("where is love?", None),
+                 ("is the red circle above the blue cross?", None)):
+        assert sample.truth([red], q) == a, q
+    assert sample.truth([red, red._replace(color="blue", y=40)], "is the red circle above the blue circle?") == "yes"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -386,7 +383,7 @@ def test_a_run_leaves_what_the_readme_promises(trained):
         assert (trained / name).stat().st_size > 0
     rows = list(csv.DictReader(open(trained / "log.csv")))
     assert [r["step"] for r in rows if r["val_generate"]] == ["0", "10", "20"]
-    assert {"drawn", "answered", "loss generate", "distance understand"} <= set(json.loads((trained / "scores.json").read_text()))
+    assert {"summary", "toy-GenEval", "toy-POPE popular", "toy-MME", "toy-MMVP", "loss", "distance"} <= set(json.loads((trained / "scores.json").read_text()))
 
 
 def test_aia_off_is_bit_identical_to_none_and_on_it_is_not(toy, trained, tmp_path):
@@ -460,12 +457,36 @@ def test_only_legal_tokens_are_drawn_and_said(toy, trained):
     assert torch.equal(torch.nonzero(allowed == 0)[-1], torch.tensor([toy.enc._special_tokens["<|end|>"]]))
 
 
+PROMPTS = ["a red circle", "a photo of a blue square and a green cross", "three circles"]
+
+
 def test_a_picture_does_not_depend_on_its_batch(toy, trained):
     net, _ = model.load_model(trained)
-    prompts = ["a red circle", "a photo of a blue square and a green cross", "three circles"]
-    together = sample.draw(net, toy.enc, toy.meta, prompts)
-    one_by_one = sample.draw(net, toy.enc, toy.meta, prompts, batch=1)
+    together = sample.draw(net, toy.enc, toy.meta, PROMPTS)
+    one_by_one = sample.draw(net, toy.enc, toy.meta, PROMPTS, batch=1)
     assert torch.equal(together, one_by_one)
+
+
+def test_the_cache_changes_no_picture_and_no_answer(toy, trained):
+    net, _ = model.load_model(trained)
+    codes = [sample.draw(net, toy.enc, toy.meta, PROMPTS, cached=c) for c in (True, False)]
+    assert torch.equal(*codes)
+    talks = [[("describe the picture.", "")], [("is there a red circle?", "no"), ("how many circles are there?", "")], [("what?", "")]]
+    said = [sample.answer(net, toy.enc, toy.meta, codes[0], talks, cached=c) for c in (True, False)]
+    assert said[0] == said[1] == [sample.answer(net, toy.enc, toy.meta, codes[0][i:i + 1], talks[i:i + 1])[0] for i in range(3)]
+
+
+def test_the_ways_to_choose_a_token():
+    logits, u = torch.randn(1, 50).repeat(4000, 1), torch.rand(4000, 1)
+    best = logits.argmax(-1)
+    for more in ({"temperature": 0}, {"top_k": 1}, {"top_p": 1e-6}):
+        assert torch.equal(sample.choose(logits, u, **more), best)
+    p = logits[0].softmax(-1)
+    seen = sample.choose(logits, u).bincount(minlength=50) / 4000
+    assert (seen - p).abs().max() < .03, "as often as the model says"
+    assert set(sample.choose(logits, u, top_k=5).tolist()) == set(p.topk(5).indices.tolist())
+    nucleus = sample.choose(logits, u, top_p=.5).unique()
+    assert p[nucleus].sum() >= .5 > p[nucleus].sum() - p[nucleus].min(), "the fewest that reach top_p"
 
 
 def test_scoring_by_one_pass_equals_answering_word_by_word(toy, trained):
@@ -474,11 +495,80 @@ def test_scoring_by_one_pass_equals_answering_word_by_word(toy, trained):
     scenes = data.make_scenes(6, 9)
     codes = tok.encode(np.stack([np.asarray(data.render(s)) for s in scenes])).numpy()
     asked = [(c, q, a) for s, c in zip(scenes, codes) for _, q, a in data.questions(s, np.random.default_rng(0))[:3]]
-    said = [sample.answer(net, toy.enc, toy.meta, c, q) for c, q, _ in asked]
+    said = sample.answer(net, toy.enc, toy.meta, torch.tensor(np.stack([c for c, _, _ in asked])), [[(q, "")] for _, q, _ in asked])
     for truth in ("the answer", "what it says"):
         rows = [data.make_row(toy.enc, toy.meta["first_image"], c, turns=[(q, a if truth == "the answer" else s)]) for (c, q, a), s in zip(asked, said)]
         right = sample.answered(net, toy.meta, *data.pack(rows, max(len(r[0]) for r in rows), toy.enc._special_tokens["<|pad|>"]))
         assert right.tolist() == [truth == "what it says" or s == a for (_, _, a), s in zip(asked, said)]
+
+
+def test_pope_s_rules():
+    assert [sample.pope_says(a) for a in ("no", "No, there is none.", "there is not one", "yes", "nothing. no", "")] == ["no", "no", "no", "yes", "yes", "yes"]
+    said, label = np.array([[True, True, False, False]]), np.array([[True, False, True, False]])
+    rates = {k: (n / d).item() for k, (n, d) in sample.pope_rates(said, label).items()}
+    assert rates == {"accuracy": .5, "precision": .5, "recall": .5, "F1": .5, "yes ratio": .5}
+    every = {k: (n / d).item() for k, (n, d) in sample.pope_rates(np.ones((1, 4), bool), label).items()}
+    assert every == {"accuracy": .5, "precision": .5, "recall": 1., "F1": 2 / 3, "yes ratio": 1.}
+
+
+def test_mme_s_rules():
+    assert [sample.mme_says(a) for a in ("Yes.", "no", "  no", "red", "well yes")] == ["yes", "no", "no", "other", "other"]
+    assert sample.mme_points(np.array([[1, 1], [1, 0], [0, 0], [0, 1]], bool)).mean() == 100 * .5 + 100 * .25, "accuracy and accuracy+"
+
+
+def test_what_the_benchmarks_are_made_of():
+    records = [r for r, _ in sample.geneval_prompts(20)]
+    assert len({r["prompt"] for r in records}) == len(records) and {r["tag"] for r in records} == set(data.TAGS)
+    assert all(r["prompt"].startswith("a photo of ") for r in records if r["tag"] != "dense")
+    assert all(any((i.get("color"), i["class"]) in HELD_OUT for i in r["include"]) for r, _ in sample.geneval_prompts(5, held_out=True))
+    asked = {"pope": sample.pope_questions(20), "mme": sample.mme_questions(4), "mmvp": sample.mmvp_questions(3)}
+    for scenes, groups in asked.values():
+        for rows in groups.values():
+            assert all(sample.truth(scenes[i], q) == a for i, q, a in rows)
+    scenes, splits = asked["pope"]
+    for rows in splits.values():
+        assert [a for *_, a in rows] == ["yes", "no"] * 60 and all(len({q for j, q, _ in rows if j == i}) == 6 for i in range(20))
+    count = {split: len({q for _, q, a in rows if a == "no"}) for split, rows in splits.items()}
+    assert count["popular"] < count["adversarial"] < count["random"], "what is absent: the frequent, the fitting, anything"
+    assert all([a for *_, a in rows] == ["yes", "no"] * 4 for rows in asked["mme"][1].values())
+    scenes, patterns = asked["mmvp"]
+    for rows in patterns.values():
+        for (i, q, a), (j, r, b) in zip(rows[::2], rows[1::2]):
+            assert q == r and a != b and len(set(scenes[i]) ^ set(scenes[j])) <= 4, "near twins, one question, two answers"
+
+
+def test_the_oracle_scores_everything_and_the_files_are_in_the_field_s_formats(toy, trained):
+    scores = json.loads((trained / "scores.json").read_text())
+    for name, columns in scores.items():
+        for column, v in columns.items():
+            assert v.get("oracle", 1) == (.5 if column == "yes ratio" else 1000 if name == "summary" and column == "toy-MME" else 200 if name == "toy-MME" else 1), (name, column)
+            assert "low" not in v or v["low"] <= v["run"] <= v["high"]
+    line = json.loads((trained / "toy-geneval" / "results.jsonl").read_text().splitlines()[0])
+    assert {"filename", "tag", "prompt", "correct", "reason", "metadata", "details"} == line.keys() and (trained / "toy-geneval" / line["filename"]).exists()
+    line = json.loads((trained / "toy-pope" / "toy_pope_random.json").read_text().splitlines()[0])
+    assert {"question_id", "image", "text", "label", "answer"} == line.keys() and (trained / "toy-pope" / line["image"]).exists()
+    lines = [x.split("\t") for x in (trained / "toy-mme" / "count.txt").read_text().splitlines()]
+    assert [x[2] for x in lines] == ["Yes", "No"] * (len(lines) // 2) and all(a[0] == b[0] for a, b in zip(lines[::2], lines[1::2]))
+    table = list(csv.DictReader(open(trained / "toy-mmvp" / "Questions.csv")))
+    assert [int(x["Index"]) for x in table] == list(range(1, len(table) + 1)) and {x["Correct Answer"] for x in table} == {"(a)", "(b)"}
+    assert (trained / "mistakes.png").exists()
+
+
+def test_a_conversation_draws_answers_loads_and_leaves(trained, tmp_path, capsys, monkeypatch):
+    data.render([Object("circle", "red", "large", 20, 20)], 64).save(tmp_path / "x.png")
+    lines = iter(["?what color is it?", "a red circle", "?what color is the circle?", "?how many circles are there?", f"!{tmp_path / 'x.png'}", "!nowhere.png", "", "?", "?describe the picture.", "cat " * 300])
+
+    def say(_):
+        if (line := next(lines, None)) is None:
+            raise EOFError
+        return line
+
+    monkeypatch.setattr("builtins.input", say)
+    assert run("sample.py", trained) is None
+    said = capsys.readouterr()
+    assert "no picture yet" in said.out and "is empty; say what to draw" in said.out and "the question is empty" in said.out and "001.png" in said.out and "nowhere.png: no such file" in said.out and "too long" in said.out
+    assert "64 x 64 RGB, seen as 48 x 48" in said.err and "Traceback" not in said.err
+    assert Image.open(trained / "talk" / "001.png").size == (48, 48)
 
 
 def test_sample_draws_answers_and_refuses(trained, tmp_path, capsys):
@@ -488,7 +578,11 @@ def test_sample_draws_answers_and_refuses(trained, tmp_path, capsys):
     data.render([Object("circle", "red", "large", 20, 20)], 64).save(tmp_path / "x.png")
     assert run("sample.py", trained, "--image", tmp_path / "x.png", "--ask", "what color is the circle?") is None
     (tmp_path / "bad.png").write_text("x")
-    for args, why in (((trained,), "what shall it do"), ((trained, "--prompt", ""), "is empty"), ((trained, "--prompt", "cat " * 300), "too long"),
+    (tmp_path / "prompts.txt").write_text("a red circle\n\ntwo giraffes\n")
+    assert run("sample.py", trained, "--prompts", tmp_path / "prompts.txt", "--folder", tmp_path / "drawn", "--n", 2, "--top_p", .9, "--top_k", 50) is None
+    assert sorted(f.name for f in (tmp_path / "drawn").iterdir()) == ["0000_0.png", "0000_1.png", "0001_0.png", "0001_1.png", "sheet.png"]
+    assert "new or rare to this network: giraffes" in capsys.readouterr().err
+    for args, why in (((trained, "--prompts", tmp_path / "none.txt"), "cannot be read"), ((trained, "--prompt", ""), "is empty"), ((trained, "--prompt", "cat " * 300), "too long"),
                       ((trained, "--image", tmp_path / "bad.png", "--ask", "what?"), "no picture"), ((trained, "--ask", "what?"), "go together"),
                       ((tmp_path / "nowhere", "--score"), "no run here"), ((trained, "--prompt", "a", "--png", tmp_path / "no" / "x.png"), "cannot be written")):
         assert why in run("sample.py", *args), args

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from aia import aia_loss, distance, draw_curves, interaction, measure, reference
 from data import KEY, TASKS, Help, build_toy, load_dataset, load_tokenizer, save_json, save_tokenizer, to_batch
 from model import SIZES, Config, Transformer, latest_run, load_model
-from sample import draw, exam, score, sheet, table
+from sample import draw, geneval_prompts, score, sheet, table
 
 # ---------------------------------------------------------------------------------------------------------------------
 # arguments
@@ -40,7 +40,7 @@ p.add_argument("--seed", type=int, default=0, help="of weights and of the order 
 p.add_argument("--device", help="cpu | cuda | mps (default: what is there)")
 p.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the matrix products (default: bfloat16 on a GPU that has it)")
 p.add_argument("--eval_every", type=int, help="steps between evaluations, which also save (default: a tenth of the steps)")
-p.add_argument("--exam", type=int, default=60, help="prompts a tag in the final score of the toy world")
+p.add_argument("--exam", type=int, default=100, help="size of the toy world's final exam, in prompts a tag; 100 is the benchmarks' own size")
 p.add_argument("--resume", action="store_true", help="go on with the run in --out (default: the latest), exactly where it was saved and with the flags it was begun with")
 args = p.parse_args()
 if args.resume:
@@ -166,7 +166,7 @@ def evaluate(n):
 
 
 if meta["kind"] == "toy":  # two prompts a tag and two of held-out pairs; or what was said of the first validation pictures
-    prompts = [r["prompt"] for held in (False, True) for r, _ in exam(2, held_out=held)[0]][:16]
+    prompts = [r["prompt"] for held in (False, True) for r, _ in geneval_prompts(2, held)][:16]
 elif args.task != "understand":
     ids, roles = (x[:16] for x in data.rows["val"]["generate"])
     prompts = [data.enc.decode(i[r & KEY > 0].tolist()) for i, r in zip(ids, roles)]
@@ -276,14 +276,12 @@ save("ckpt.pt")
 # what came of it
 
 model.eval()
-scores = score(model, data, tok, args.task, args.exam)
-for t in tasks:
-    scores[f"loss {t}"] = {"run": val[t]}
-for t, v in distance(history[-1], ref or {}).items():
-    scores[f"distance {t}"] = {"run": v, "chance": distance(history[0], ref)[t]}
+scores = score(model, data, tok, args.task, args.exam, folder=out) | {"loss": {t: {"run": val[t]} for t in tasks}}
+if d := distance(history[-1], ref or {}):
+    scores["distance"] = {t: {"run": v, "chance": distance(history[0], ref)[t]} for t, v in d.items()}
 save_json(out / "scores.json", scores)
 if args.task == "understand":
     play = '--image picture.png --ask "' + ("what color is the circle?" if meta["kind"] == "toy" else "what is this?") + '"'
 else:
-    play = '--prompt "' + ("a red circle left of a blue square" if meta["kind"] == "toy" else prompts[0]) + '"'
-print(f"\n{table(scores)}\n\n{minutes:.1f} minutes of training; in {out}: samples.png, interaction.png, log.csv, scores.json\nnext: python sample.py {out} {play}")
+    play = '--prompt "' + ("a circle left of a square" if meta["kind"] == "toy" else prompts[0]) + '"'
+print(f"\n{table(scores)}\n\n{minutes:.1f} minutes of training; in {out}: samples.png, interaction.png, log.csv, scores.json, mistakes.png\nnext: python sample.py {out} {play}")
