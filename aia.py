@@ -143,7 +143,7 @@ def draw_curves(runs, path):
     S = 2  # drawn twice as large, then reduced: Pillow's lines have no antialiasing
     W, H, left, top, bottom = 400, 330, 56, 46, 50
     font, small = ImageFont.load_default(15 * S), ImageFont.load_default(12 * S)
-    page = Image.new("RGB", (W * len(runs) * S, (H + (60 if len(runs) == 1 else 30)) * S), "white")
+    page = Image.new("RGB", (W * len(runs) * S, (H + (46 if len(runs) == 1 else 30)) * S), "white")
     draw = ImageDraw.Draw(page, "RGBA")
     begun = [next((h for h in r["history"] if h["phase"]), r["history"][0]) for _, r in runs]  # the measurement at which AIA began
     tops = [v for h in begun + [r["history"][-1] for _, r in runs] for t in TASKS if t in h for v in np.add(h[t]["mean"], h[t]["std"])]
@@ -161,7 +161,7 @@ def draw_curves(runs, path):
         draw.text((X((L - 1) / 2), Y(0) + 23 * S), "layer", INK, small, "ma")
         draw.text((X((L - 1) / 2), 10 * S), title, INK, font, "ma")
         if p == 0:
-            draw.text((8 * S, 30 * S), "interaction", INK, small, "la")
+            draw.text((8 * S, 22 * S), "interaction", INK, small, "la")
 
         def line(values, color, width, dash=False):
             points = [(X(l), Y(v)) for l, v in enumerate(values)]
@@ -182,8 +182,8 @@ def draw_curves(runs, path):
             if t in ref:
                 line(ref[t]["curve"], HUE[t], 2, dash=True)
     x, y = 20 * S, (H + 10) * S
-    for label, t, style in (("generate: picture to text", "generate", 3), ("understand: answer to picture", "understand", 3),
-                            ("where AIA begins", None, 1), ("reference", None, 2)):
+    for label, t, style in (("generate: picture to text", "generate", 3), ("reference", None, 2),
+                            ("understand: answer to picture", "understand", 3), ("where AIA begins", None, 1)):
         wide = int(draw.textlength(label, small)) + 56 * S
         if x + wide > page.width:
             x, y = 20 * S, y + 18 * S
