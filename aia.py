@@ -41,7 +41,7 @@ def measure(model, data, n=100):
         if task in data.rows["val"]:
             batch = to_batch(*(x[:n] for x in data.rows["val"][task]), device=device)
             _, mass = model(batch["idx"], batch["key"], at=batch["at"])
-            I = interaction(mass, batch["query"]).double().cpu()  # (L, n)
+            I = interaction(mass, batch["query"]).cpu().double()  # (L, n)
             out[task] = {"mean": I.mean(1).tolist(), "std": I.std(1, correction=0).tolist()}
     return out
 

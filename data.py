@@ -162,7 +162,7 @@ def caption(scene, rng, tag=None):
     """
     One caption that is true of the scene and mentions every object, as a GenEval record: tag, include, exclude, prompt.
     The first six tags are GenEval's, 'dense' names every object with size and colour. Without a tag, a third
-    are dense (and all of what no other tag can say), as that teaches binding. A tag asked for comes in GenEval's own wording; None if the scene admits none.
+    are dense (and all of what no other tag can say), as that teaches binding. Returns None if the scene admits no caption of that tag.
     """
     first, other = (scene[-1], scene[0]) if rng.random() < .5 else (scene[0], scene[-1])
     fits, sides = [], sorted(relations(first, other))
@@ -172,8 +172,7 @@ def caption(scene, rng, tag=None):
         fits = ["counting"]
     elif len(scene) == 2:
         fits = ["two_object"] + ["position"] * 2 * bool(sides) + ["color_attr"] * (first.color != other.color)  # the hardest twice
-    asked = tag is not None
-    if not asked:
+    if tag is None:
         tag = fits[rng.integers(len(fits))] if fits and rng.random() > .35 else "dense"
     elif tag not in fits + ["dense"]:
         return None
@@ -193,7 +192,7 @@ def caption(scene, rng, tag=None):
     else:  # dense: exactly these objects
         include = [{"class": s, "count": n, "color": c, "size": z} for (z, c, s), n in Counter((o.size, o.color, o.shape) for o in scene).items()]
         exclude, text = [{"class": "object", "count": len(scene) + 1}], dense(scene)
-    wording = "{}" if tag == "dense" else WORDINGS[0] if asked else WORDINGS[rng.integers(len(WORDINGS))]
+    wording = WORDINGS[rng.integers(len(WORDINGS))] if tag != "dense" else "{}"
     return {"tag": tag, "include": include, "exclude": exclude, "prompt": wording.format(text)}
 
 
@@ -650,7 +649,7 @@ def read_record(record, images):
 def build_real(file, images, out, size="nano", seed=0, steps=3000):
     """Your own pictures as a data set (design: LLaVA-style JSON). Bad records are reported and skipped; none left is an error."""
     try:
-        records = json.loads(Path(file).read_text())
+        records = json.loads(Path(file).read_text("utf-8-sig"))
     except FileNotFoundError:
         sys.exit(f"{file}: no such file; --json names a LLaVA-style list of records")
     except (ValueError, OSError) as e:
@@ -687,14 +686,15 @@ def build_real(file, images, out, size="nano", seed=0, steps=3000):
             row = make_row(enc, enc.n_vocab, codes[i], turns=turns)
             cut += len(row[0]) > longest + 1
             row = row[0][:longest + 1], row[1][:longest + 1]
-        rows["val" if i in held else "train"]["generate" if prompt else "understand"].append(row)
+        if any(r & TARGET for r in row[1]):  # else the question alone filled it
+            rows["val" if i in held else "train"]["generate" if prompt else "understand"].append(row)
     for task in TASKS:  # too few pictures to hold any out: validate on what is there
         if rows["train"][task] and not rows["val"][task]:
             print(f"no {task} pair is held out (there are few): validation uses training pairs")
             rows["val"][task] = rows["train"][task][:100]
     write_dataset(out, {"kind": "real", "seed": seed, "canvas": canvas, "n_image": n_image}, tokens, tok, rows)
     if cut:
-        print(f"{cut} texts were longer than the context of {longest} tokens and were cut")
+        print(f"{cut} texts were longer than the context of {longest} tokens and were cut, or left out where no answer remained")
     sheet = np.concatenate([np.concatenate(list(x[:12]), 1) for x in (pictures, tok.decode(torch.from_numpy(codes[:12])))])
     Image.fromarray(sheet).resize((sheet.shape[1] * 2, sheet.shape[0] * 2)).save(Path(out) / "tokenizer.png")
     print(f"{out}: {', '.join(f'{len(rows[s][t])} {t} rows to {s}' for s in rows for t in TASKS)}\n"

@@ -79,11 +79,11 @@ def choose(logits, u, temperature=1., top_k=0, top_p=1.):
     return ids.gather(1, at).squeeze(1)
 
 
-def draw(model, enc, meta, prompts, cfg=2., temperature=1., top_k=0, top_p=1., seed=0, batch=64, progress=False, cached=True):
+def draw(model, enc, meta, prompts, cfg=2., temperature=1., top_k=0, top_p=1., seed=0, first=0, batch=64, progress=False, cached=True):
     """
     Codes (N, n_image) for N prompts. Classifier-free guidance: logits = without + cfg * (with - without), where `without` has seen
-    <|null|> in place of every prompt token; both run as one doubled batch. Picture i is drawn with numbers from (seed, i) alone, so
-    it does not depend on what it was batched with.
+    <|null|> in place of every prompt token; both run as one doubled batch. Picture i is drawn with numbers from (seed, first + i) alone,
+    so it does not depend on what it was batched with.
     """
     sp, out = enc._special_tokens, []
     for i in tqdm(range(0, len(prompts), batch), desc="drawing", unit=f"x {batch} pictures", disable=not progress):
@@ -91,7 +91,7 @@ def draw(model, enc, meta, prompts, cfg=2., temperature=1., top_k=0, top_p=1., s
         starts = [[sp["<|bos|>"], *t, sp["<|boi|>"]] for t in texts]
         if cfg != 1:
             starts += [[sp["<|bos|>"]] + [sp["<|null|>"]] * len(t) + [sp["<|boi|>"]] for t in texts]
-        u = torch.stack([torch.rand(meta["n_image"], generator=torch.Generator().manual_seed(seed * 1_000_003 + i + j)) for j in range(len(texts))])
+        u = torch.stack([torch.rand(meta["n_image"], generator=torch.Generator().manual_seed(seed * 1_000_003 + first + i + j)) for j in range(len(texts))])
         u = u.to(model.cos.device)
 
         def pick(logits, k):
@@ -141,7 +141,7 @@ SEED = 2**31  # of everything the toy world is examined on; data sets are made f
 def check(record, scene):
     """
     GenEval's rule for one picture: (whether the judged scene satisfies the record, the reason if not). Every `include` must
-    be found; only an `exclude` forbids extras.
+    be found; only an `exclude` forbids extras. Where GenEval takes the objects its detector is surest of, any that fit will do: the judge is always sure.
     """
     def find(item):
         return [o for o in scene if item["class"] in (o.shape, "object")
@@ -186,12 +186,12 @@ def truth(scene, question):
 
 
 def geneval_prompts(n=100, held_out=False):
-    """toy-GenEval: n draws a tag, then none twice, as GenEval's own file was made: [(record, a scene it is true of)]. held_out: all about held-out pairs."""
+    """toy-GenEval: n draws a tag, then none twice, as GenEval's own file was made: [(record, a scene it is true of)]. held_out: all about held-out pairs, with that as their tag."""
     rng, drawn = np.random.default_rng([SEED, held_out]), {t: [] for t in TAGS}
     for scene in make_scenes(60 * n, [SEED, held_out, 1], held_out):
         for tag in TAGS:
             if len(drawn[tag]) < n and (r := caption(scene, rng, tag)) and (not held_out or any((i.get("color"), i["class"]) in HELD_OUT for i in r["include"])):
-                drawn[tag].append((r, scene))
+                drawn[tag].append((r | {"tag": "held-out"} if held_out else r, scene))
     return [pair for tag in TAGS for pair in {r["prompt"]: (r, s) for r, s in drawn[tag]}.values()]
 
 
@@ -242,15 +242,16 @@ MME = ("existence", "count", "position", "color", "numerical_calculation")
 
 def mme_questions(n=30):
     """toy-MME: (scenes, {subtask: [(scene number, question, answer)]}): per picture two lines, the answer of one is yes, of the other no; n pictures a subtask."""
-    rng, scenes, out = np.random.default_rng(SEED + 3), make_scenes(20 * n, SEED + 3), {k: [] for k in MME}
-    for i, scene in enumerate(scenes):
+    rng, scenes, out = np.random.default_rng(SEED + 3), [], {k: [] for k in MME}
+    for scene in make_scenes(20 * n, SEED + 3):
         found = {}
         for _ in range(12):
             for kind, q, a in questions(scene, rng):
                 found.setdefault("numerical_calculation" if "more" in q else kind, {}).setdefault(a, q)
-        for k in MME:
-            if len(out[k]) < 2 * n and {"yes", "no"} <= found.get(k, {}).keys():
-                out[k] += [(i, found[k][a], a) for a in ("yes", "no")]
+        fits = [k for k in MME if len(out[k]) < 2 * n and {"yes", "no"} <= found.get(k, {}).keys()]
+        for k in fits:
+            out[k] += [(len(scenes), found[k][a], a) for a in ("yes", "no")]
+        scenes += [scene] * bool(fits)
     return scenes, out
 
 
@@ -299,24 +300,29 @@ def mmvp_questions(n=15):
 # 3. the scores
 
 
-def share(num, den=None, n=1000):
-    """The sum of num over that of den (default: ones), (units,) each, and the same of n bootstrap resamples of the units: (1 + n,)."""
-    num, den = np.asarray(num, float), np.ones(len(num)) if den is None else np.asarray(den, float)
-    at = np.vstack([np.arange(len(num)), np.random.default_rng(0).integers(len(num), size=(n, len(num)))])
-    return num[at].sum(1) / np.maximum(den[at].sum(1), 1e-9)
+def shares(rows, n=1000):
+    """
+    {row: (num, den)}, (units,) each, den ones if left out -> {row: the sum of num over that of den}; for the run, also that of n
+    bootstrap resamples of the units: (1 + n,), for the others (1,).
+    """
+    out = {}
+    for row, (num, *den) in rows.items():
+        num, den = np.asarray(num, float), np.asarray(den[0] if den else np.ones(len(num)), float)
+        at = np.random.default_rng(0).integers(len(num), size=(n if row == "run" else 0, len(num)))
+        at = np.vstack([np.arange(len(num)), at])
+        out[row] = num[at].sum(1) / np.maximum(den[at].sum(1), 1e-9)
+    return out
 
 
 def score_drawing(model, meta, enc, tok, n, cfg, folder):
     """toy-GenEval, four pictures a prompt: ({column: {row: share}}, its overall mean, [(group, picture, what is wrong)])."""
-    own = geneval_prompts(n)
-    todo = own + geneval_prompts(n, held_out=True)
+    todo = geneval_prompts(n) + geneval_prompts(n, held_out=True)
     pictures, true = tok.decode(draw(model, enc, meta, [r["prompt"] for r, _ in todo for _ in range(4)], cfg, progress=True)), render_all([s for _, s in todo], meta["canvas"])
-    scenes = {"run": judge(pictures), "chance": [todo[j][1] for j in np.random.default_rng(0).permutation(len(todo))],
-              "oracle": judge(true), "ceiling": judge(tok.decode(tok.encode(true)))}
-    checked = {row: [check(todo[i * len(todo) // len(v)][0], s) for i, s in enumerate(v)] for row, v in scenes.items()}  # four a prompt, or one
+    scenes = {"run": judge(pictures), "chance": make_scenes(100, SEED + 5) * len(todo), "oracle": judge(true), "ceiling": judge(tok.decode(tok.encode(true)))}
+    checked = {row: [check(todo[i * len(todo) // len(v)][0], s) for i, s in enumerate(v)] for row, v in scenes.items()}  # 4, 100, 1 and 1 a prompt
     right = {row: np.reshape([ok for ok, _ in v], (len(todo), -1)).mean(1) for row, v in checked.items()}
-    columns = {tag: [i for i, (r, _) in enumerate(own) if r["tag"] == tag] for tag in TAGS} | {"held-out": list(range(len(own), len(todo)))}
-    parts = {c: {row: share(v[at]) for row, v in right.items()} for c, at in columns.items()}
+    columns = {tag: [i for i, (r, _) in enumerate(todo) if r["tag"] == tag] for tag in TAGS + ("held-out",)}
+    parts = {c: shares({row: (v[at],) for row, v in right.items()}) for c, at in columns.items()}
     lines, wrong = [], []
     for i, (picture, scene, (ok, why)) in enumerate(zip(pictures, scenes["run"], checked["run"])):
         record, file = todo[i // 4][0], f"{i // 4:05d}/samples/{i % 4:04d}.png"
@@ -345,7 +351,7 @@ def score_answers(model, meta, enc, tok, n, folder):
     codes, label = tok.encode(true), np.array([a for *_, a in asked])
     said = {"run": answer(model, enc, meta, codes[[i for i, *_ in asked]], [[(q, "")] for _, q, _ in asked], progress=True)}
     for row, seen in (("oracle", judge(true)), ("ceiling", judge(tok.decode(codes)))):
-        said[row] = [str(truth(seen[i], q)) for i, q, _ in asked]
+        said[row] = [truth(seen[i], q) or "" for i, q, _ in asked]
     pairs = np.concatenate([at for (name, _), at in where.items() if name == "toy-MMVP"]).reshape(-1, 2)
     offers = np.repeat(label[pairs], 2, 0)  # MMVP offers (a) and (b), here the answers themselves: the likelier beginning is taken
     first = torch.tensor([[enc.encode_ordinary(a)[0] for a in offer] for offer in offers.tolist()], device=model.cos.device)
@@ -353,30 +359,34 @@ def score_answers(model, meta, enc, tok, n, folder):
     for k, offer, j in zip(pairs.flat, offers, extend(model, starts, 1, lambda logits, _: logits.gather(1, first).argmax(1))[:, 0].tolist()):
         said["run"][k] = offer[j]
     said = {row: np.array(v) for row, v in said.items()}
-    out, tossed = {name: {} for name in sets if name != "toy-POPE"}, np.random.default_rng(0).random((100, len(asked))) < .5  # so often that a coin's luck does not show
+    out, wrong = {name: {} for name in sets if name != "toy-POPE"}, []
+    tossed = np.random.default_rng(0).random((100, len(asked))) < .5  # so often that a coin's luck does not show
     for (name, group), at in where.items():
         got, want, coin = {row: v[at] for row, v in said.items()}, label[at], tossed[:, at].ravel()
         if name == "answered":
             commonest = max(want, key=want.tolist().count)
-            out[name][group] = {row: share(v == want) for row, v in got.items()} | {"chance": share(want == commonest)}
+            right = {row: v == want for row, v in got.items()} | {"chance": want == commonest}
+            out[name][group] = shares({row: (v,) for row, v in right.items()})
         elif name == "toy-POPE":
             yes = {row: np.array([pope_says(a) == "yes" for a in v]) for row, v in got.items()} | {"chance": coin}
             rates = {row: pope_rates(v.reshape(-1, 6), np.resize(want == "yes", v.shape).reshape(-1, 6)) for row, v in yes.items()}
-            out[f"toy-POPE {group}"] = {number: {row: share(*r[number]) for row, r in rates.items()} for number in rates["run"]}
+            out[f"toy-POPE {group}"] = {number: shares({row: r[number] for row, r in rates.items()}) for number in rates["run"]}
+            right = {"run": yes["run"] == (want == "yes")}
         elif name == "toy-MME":
             right = {row: np.array([mme_says(a) for a in v]) == want for row, v in got.items()} | {"chance": coin}
-            out[name][group] = {row: share(mme_points(v.reshape(-1, 2))) for row, v in right.items()}
+            out[name][group] = shares({row: (mme_points(v.reshape(-1, 2)),) for row, v in right.items()})
         else:  # toy-MMVP: a pair counts if both are right
             right = {row: v == want for row, v in got.items()} | {"chance": coin}
-            out[name][group] = {row: share(v.reshape(-1, 2).all(1)) for row, v in right.items()}
+            out[name][group] = shares({row: (v.reshape(-1, 2).all(1),) for row, v in right.items()})
+        wrong += [((name, group), true[asked[k][0]], f"{asked[k][1]} said: {said['run'][k]}; right: {label[k]}") for k in at[~right["run"]]]
     overall = {"toy-POPE F1": average([out[f"toy-POPE {split}"]["F1"] for split in sets["toy-POPE"][1]]),
                "toy-MME": average(list(out["toy-MME"].values()), np.sum)}  # the five subtasks' points are added up
     overall |= {name: average(list(out[name].values())) for name in ("toy-MMVP", "answered")}
-    wrong = [((name, group), true[asked[k][0]], f"{asked[k][1]} said: {said['run'][k]}; right: {label[k]}")
-             for (name, group), at in where.items() for k in at if said["run"][k] != label[k]]
     for name, (some, groups) in sets.items() if folder else ():
+        if name == "answered":
+            continue
         first = min(asked[where[name, g][0]][0] for g in groups)
-        given = {g: [(f"{asked[k][0] - first:05d}.png", asked[k][1], asked[k][2], str(said["run"][k])) for k in where[name, g]] for g in groups}
+        given = {g: [(f"{asked[k][0] - first:05d}.png", asked[k][1], asked[k][2], " ".join(said["run"][k].split())) for k in where[name, g]] for g in groups}
         write_questions(folder / name.lower(), name, true[first:first + len(some)], given)
     return out, overall, wrong
 
@@ -417,7 +427,7 @@ def score(model, data, tok, task="both", n=100, cfg=2., folder=None):
     meta, enc, out, wrong = data.meta, data.enc, {"summary": {}}, []
     if meta["kind"] == "real":
         if task != "generate":
-            out["summary"]["answered"] = {"run": share(answered(model, meta, *(np.array(x[:500]) for x in data.rows["val"]["understand"])))}
+            out["summary"]["answered"] = shares({"run": (answered(model, meta, *(np.array(x[:500]) for x in data.rows["val"]["understand"])),)})
     else:
         if task != "understand":
             out["toy-GenEval"], out["summary"]["toy-GenEval"], missed = score_drawing(model, meta, enc, tok, n, cfg, folder)
@@ -482,7 +492,7 @@ def converse(folder, model, meta, enc, tok, args):
     made it, tokens: it answers about them without their ever becoming pixels and tokens again.
     """
     print("a sentence draws; ?question asks about the last picture; !file.png loads one; Ctrl-D leaves")
-    codes, talk, n = None, [], 0
+    codes, talk, n = None, [], len(list(Path(folder).glob("talk/*.png")))
     while True:  # until the end of input
         line = input("> " if sys.stdin.isatty() else "").strip()
         try:
@@ -507,7 +517,7 @@ def converse(folder, model, meta, enc, tok, args):
                 Image.fromarray(picture).save(file)
                 show(picture)
                 print(file)
-        except ValueError as e:
+        except (ValueError, OSError) as e:
             print(f"{line}: {e}")
 
 
@@ -545,11 +555,15 @@ def check_question(question):
     return question.strip()
 
 
-def speed(model, meta, enc, n=64):
-    """Prints pictures and answers a second, with the cache and without, and how far the logits are apart."""
-    prompts, codes = [f"a {c} {s}" for c in COLORS for s in SHAPES][:n] * 2, torch.zeros(n, meta["n_image"], dtype=torch.long)
-    talks = [[("describe the picture." if meta["kind"] == "toy" else "what is this?", "")]] * n
-    for what, work in (("pictures", lambda c: draw(model, enc, meta, prompts[:n], cached=c)), ("answers", lambda c: answer(model, enc, meta, codes, talks, cached=c))):
+def speed(model, meta, enc, tok, task, n=64):
+    """Prints pictures and answers (descriptions) a second, with the cache and without, and whether both ways give the same."""
+    prompts = [an(c, s) for c in COLORS for s in SHAPES] * 2 if meta["kind"] == "toy" else ["a"] * n
+    codes = tok.encode(render_all(make_scenes(n, SEED), meta["canvas"]))
+    talks = [[("describe the picture." if meta["kind"] == "toy" else "what?", "")]] * n
+    works = {"pictures": lambda c: draw(model, enc, meta, prompts, cached=c), "answers": lambda c: answer(model, enc, meta, codes, talks, cached=c)}
+    for what, work in works.items():
+        if task == {"pictures": "understand", "answers": "generate"}[what]:
+            continue
         took, got = {}, {}
         for cached in (True, True, False):  # the first warms up
             start = time.perf_counter()
@@ -578,7 +592,7 @@ if __name__ == "__main__":
     p.add_argument("--speed", action="store_true", help="pictures and answers a second, with the cache and without")
     args = p.parse_args()
     folder = args.out or latest_run()
-    if bool(args.image) != bool(args.ask):
+    if (args.image is None) != (args.ask is None):
         sys.exit("--image and --ask go together: a picture, and a question about it")
     if args.n < 1 or args.temperature < 0 or args.top_k < 0 or not 0 < args.top_p <= 1:
         sys.exit(f"--n {args.n} --temperature {args.temperature} --top_k {args.top_k} --top_p {args.top_p}: wanted is n of at least 1, top_p above 0 and up to 1, the others not negative")
@@ -586,10 +600,13 @@ if __name__ == "__main__":
     model, config = load_model(folder, device)
     meta, tok = config["data"], load_tokenizer(Path(folder) / "tokenizer.pt", device)
     enc = encoding_of(meta)
+    for task, asked in (("generate", args.prompt or args.prompts), ("understand", args.ask)):
+        if asked is not None and config["train"]["task"] not in ("both", task):
+            sys.exit(f"{folder}: was trained with --task {config['train']['task']} and cannot {task}; name another run")
     prompts = args.prompt or []
     if args.prompts:
         try:
-            prompts = prompts + [line.strip() for line in Path(args.prompts).read_text().splitlines() if line.strip()]
+            prompts = prompts + [line.strip() for line in Path(args.prompts).read_text("utf-8-sig").splitlines() if line.strip()]
         except (OSError, ValueError) as e:
             sys.exit(f"--prompts {args.prompts}: cannot be read ({e}); wanted is a text file, a prompt a line")
         if not prompts:
@@ -601,27 +618,29 @@ if __name__ == "__main__":
             except ValueError as e:
                 sys.exit(f"--prompt {prompt[:60]!r}: {e}")
         every = [x for x in prompts for _ in range(args.n)]
-        pictures = tok.decode(draw(model, enc, meta, every, args.cfg, args.temperature, args.top_k, args.top_p, args.seed, progress=len(every) > 64))
-        png = Path(args.folder) / "sheet.png" if args.prompts else args.png
+        png, shown = Path(args.folder) / "sheet.png" if args.prompts else Path(args.png), []
         try:
-            if args.prompts:
-                Path(args.folder).mkdir(parents=True, exist_ok=True)
-                for i, picture in enumerate(pictures):
-                    Image.fromarray(picture).save(Path(args.folder) / f"{i // args.n:04d}_{i % args.n}.png")
-            sheet(pictures, every, png, columns=min(8, max(args.n, 4)))
+            for i in tqdm(range(0, len(every), 64), desc="drawing", unit="x 64 pictures", disable=len(every) <= 64):
+                part = every[i:i + 64]
+                pictures = tok.decode(draw(model, enc, meta, part, args.cfg, args.temperature, args.top_k, args.top_p, args.seed, first=i))
+                shown += list(pictures)[:256 - len(shown)]
+                for j, picture in enumerate(pictures if args.prompts else (), i):
+                    png.parent.mkdir(parents=True, exist_ok=True)
+                    Image.fromarray(picture).save(png.parent / f"{j // args.n:04d}_{j % args.n}.png")
+                if meta["kind"] == "toy" and len(every) <= 64:
+                    for prompt, scene in zip(part, judge(pictures)):
+                        print(f"  {prompt}: the judge sees {dense(scene) or 'nothing'}")
+            sheet(shown, every[:len(shown)], png, columns=min(8, max(args.n, 4)))
         except (OSError, ValueError) as e:
             sys.exit(f"{png}: cannot be written ({e}); name another place with {'--folder' if args.prompts else '--png'}")
-        print(f"{len(pictures)} pictures: {png}")
-        if meta["kind"] == "toy" and len(pictures) <= 64:
-            for prompt, scene in zip(every, judge(pictures)):
-                print(f"  {prompt}: the judge sees {dense(scene) or 'nothing'}")
-    if args.ask:
+        print(f"{len(every)} pictures: {png}" + (f", which shows the first {len(shown)}" if len(shown) < len(every) else ""))
+    if args.ask is not None:
         try:
             print(answer(model, enc, meta, tok.encode(load(args.image, meta)[None]), [[(check_question(args.ask), "")]])[0])
         except ValueError as e:
             sys.exit(f"--image {args.image} --ask {args.ask[:60]!r}: {e}")
     if args.speed:
-        speed(model, meta, enc)
+        speed(model, meta, enc, tok, config["train"]["task"])
     if args.score:
         data = load_dataset(config["train"]["data"]) if meta["kind"] == "real" else SimpleNamespace(meta=meta, enc=enc)
         scores = score(model, data, tok, config["train"]["task"], cfg=args.cfg, folder=Path(folder))
@@ -629,7 +648,7 @@ if __name__ == "__main__":
         old = json.loads(file.read_text()) if file.exists() else {}
         save_json(file, old | scores)
         print(table(old | scores))
-    if not (prompts or args.ask or args.speed or args.score):
+    if not (prompts or args.ask is not None or args.speed or args.score):
         try:
             converse(folder, model, meta, enc, tok, args)
         except (EOFError, KeyboardInterrupt):

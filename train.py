@@ -52,7 +52,7 @@ try:
     assert min(n_gen, n_und) >= 0 < n_gen + n_und
 except (ValueError, AssertionError):
     sys.exit(f"--ratio {args.ratio}: wanted is generate:understand, such as 1:1 or 2:1")
-for name, low in (("steps", 1), ("batch_size", 1), ("eval_every", 1), ("exam", 1), ("aia", 0), ("lr", 0), ("aia_start", 0)):
+for name, low in (("steps", 1), ("batch_size", 1), ("eval_every", 1), ("exam", 1), ("aia", 0), ("lr", 0), ("aia_start", 0), ("seed", 0)):
     if (value := getattr(args, name)) is not None and not low <= value <= (1 if name == "aia_start" else float("inf")):
         sys.exit(f"--{name} {value}: wanted is {'a share from 0 to 1' if name == 'aia_start' else f'at least {low}'}")
 share = n_gen / (n_gen + n_und) if args.task == "both" else float(args.task == "generate")
@@ -74,7 +74,11 @@ args.steps = args.steps or {"nano": 2400, "small": 4000, "base": 10000}[args.siz
 args.eval_every = args.eval_every or max(1, args.steps // 10)
 if args.aia_start is None:
     args.aia_start = 0. if args.init_from else .6
-out = Path(args.out)
+out, begin = Path(args.out), round(args.steps * args.aia_start)  # begin: the step at which the second phase begins
+if args.aia and begin >= args.steps:
+    sys.exit(f"--aia_start {args.aia_start}: leaves none of the {args.steps} steps to AIA; take less")
+if args.init_from and out.resolve() == Path(args.init_from).resolve() and not args.resume:
+    sys.exit(f"--out {out}: is the run to start from, which would be overwritten; name another folder")
 dtype = args.dtype or ("bfloat16" if kind == "cuda" and torch.cuda.is_bf16_supported() else "float32")
 print(f"{device}{' (' + torch.cuda.get_device_name(device) + ')' if kind == 'cuda' else ''}, {dtype}, torch {torch.__version__}, size {args.size}, run in {out}")
 
@@ -108,17 +112,16 @@ if args.init_from and not args.resume:
     print(f"starting from {args.init_from}/{file}")
 
 ref = reference(args.reference, L, args.size, args.steps, data, device)
-if ref is None and args.aia:  # single-task networks of the same shape, which see as many rows of their task as this run does
-    runs = []
-    for task in tasks:
-        runs.append(f"{data.folder}/reference-{args.size}-{args.steps}-{task}")
-        print(f"no reference for {args.data} at size {args.size} yet: training a single-task network ({task}) in {runs[-1]}")
-        if subprocess.run([sys.executable, __file__, "--task", task, "--out", runs[-1], "--batch_size", str(max(1, rows_of_task[task])), "--seed", str(args.seed)]
+if args.aia and args.reference == "small":
+    for task in (t for t in tasks if t not in (ref or {})):  # a single-task network of the same shape, which sees as many rows of its task as this run does
+        run = f"{data.folder}/reference-{args.size}-{args.steps}-{task}"
+        print(f"no reference to {task} for {args.data} at size {args.size} yet: training a single-task network in {run}")
+        if subprocess.run([sys.executable, __file__, "--task", task, "--out", run, "--batch_size", str(max(1, rows_of_task[task])), "--seed", str(args.seed), "--exam", "1"]
                           + [x for k in ("data", "size", "steps", "lr", "device", "dtype") if (v := getattr(args, k)) for x in (f"--{k}", str(v))]).returncode:
-            sys.exit(f"{runs[-1]}: the reference could not be trained (the reason is above)")
-    ref = reference(",".join(runs), L, data=data, device=device)
-    save_json(data.folder / f"reference-{args.size}-{args.steps}.json", {t: ref[t]["curve"] for t in tasks})
-    ref = reference(args.reference, L, args.size, args.steps, data)
+            sys.exit(f"{run}: the reference could not be trained (the reason is above)")
+        known = {t: ref[t]["curve"] for t in TASKS if t in (ref or {})}
+        save_json(data.folder / f"reference-{args.size}-{args.steps}.json", known | {task: reference(run, L, data=data, device=device)[task]["curve"]})
+        ref = reference("small", L, args.size, args.steps, data)
 if args.aia and (missing := [t for t in tasks if t not in ref]):
     sys.exit(f"--reference {args.reference}: says nothing of {missing[0]}; name a run trained on it too: OUT1,OUT2")
 if ref:
@@ -135,7 +138,6 @@ def optimizers():
 
 print(f"{sum(q.numel() for q in model.parameters()) / 1e6:.2f}M parameters, {model.flops_per_token() / 1e6:.1f} MFLOP a token of training")
 opts = optimizers()
-begin = round(args.steps * args.aia_start)  # the step at which the second phase begins
 
 # ---------------------------------------------------------------------------------------------------------------------
 # evaluation
@@ -211,7 +213,7 @@ clock = time.time()
 rows_tokens = args.batch_size * sum(data.rows["train"][t][0].shape[1] - 1 for t in tasks) / len(tasks)  # a step, about
 bar = tqdm(total=args.steps, initial=first_step, desc="train", smoothing=.05)
 for step in range(first_step, args.steps + 1):
-    phase = int(begin <= step < args.steps or begin < args.steps == step)
+    phase = int(begin <= step and begin < args.steps)
     # once in a while: evaluate, save, draw
     if step == begin and 0 < step < args.steps:
         save("pretrained.pt")
@@ -284,4 +286,5 @@ if args.task == "understand":
     play = '--image picture.png --ask "' + ("what color is the circle?" if meta["kind"] == "toy" else "what is this?") + '"'
 else:
     play = '--prompt "' + ("a circle left of a square" if meta["kind"] == "toy" else prompts[0]) + '"'
-print(f"\n{table(scores)}\n\n{minutes:.1f} minutes of training; in {out}: samples.png, interaction.png, log.csv, scores.json, mistakes.png\nnext: python sample.py {out} {play}")
+left = [f.name for f in map(out.joinpath, ("samples.png", "interaction.png", "mistakes.png", "log.csv", "scores.json")) if f.exists()]
+print(f"\n{table(scores)}\n\n{minutes:.1f} minutes of training; in {out}: {', '.join(left)}\nnext: python sample.py {out} {play}")
