@@ -210,19 +210,19 @@ def pope_questions(n=500):
     differs in what is absent: anything, what is frequent in the world, or what is most often together with the object just asked for.
     """
     rng, names = np.random.default_rng(SEED + 2), [(c, s) for c in COLORS for s in SHAPES if (c, s) not in HELD_OUT]
-    has = np.array([[p in {(o.color, o.shape) for o in s} for p in names] for s in make_scenes(30 * n, SEED + 2)])  # (scenes, pairs)
+    world = make_scenes(30 * n, SEED + 2)
+    has = np.array([[p in {(o.color, o.shape) for o in s} for p in names] for s in world])  # (scenes, pairs)
     together = has.T.astype(int) @ has  # how often each pair is seen with each other; on the diagonal, at all
-    scenes = [s for s, h in zip(make_scenes(30 * n, SEED + 2), has) if h.sum() >= 3][:n]
+    used = np.flatnonzero(has.sum(1) >= 3)[:n]
     out = {split: [] for split in ("random", "popular", "adversarial")}
     for split, asked in out.items():
-        for i, scene in enumerate(scenes):
-            present = [k for k, p in enumerate(names) if p in {(o.color, o.shape) for o in scene}]
-            absent = [k for k in range(len(names)) if k not in present]
-            for k in rng.permutation(present)[:3]:
+        for i, here in enumerate(has[used]):
+            absent = np.flatnonzero(~here).tolist()
+            for k in rng.permutation(np.flatnonzero(here))[:3]:
                 j = rng.choice(absent) if split == "random" else max(absent, key=lambda j: together[j, j if split == "popular" else k])
                 absent.remove(j)
                 asked += [(i, f"is there {an(*names[k])}?", "yes"), (i, f"is there {an(*names[j])}?", "no")]
-    return scenes, out
+    return [world[i] for i in used], out
 
 
 def pope_says(text):
