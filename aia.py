@@ -39,9 +39,9 @@ def measure(model, data, n=100):
     out, device = {}, next(model.parameters()).device
     for task in TASKS:
         if task in data.rows["val"]:
-            batch = to_batch(*(x[:n] for x in data.rows["val"][task]), device=device)
-            _, mass = model(batch["idx"], batch["key"], at=batch["at"])
-            I = interaction(mass, batch["query"]).cpu().double()  # (L, n)
+            b = to_batch(*(x[:n] for x in data.rows["val"][task]), device=device, c=model.config)
+            _, mass = model(b["idx"], b["key"], b["at"], b["task"], b.get("pixels"))
+            I = interaction(mass, b["query"]).cpu().double()  # (L, n)
             out[task] = {"mean": I.mean(1).tolist(), "std": I.std(1, correction=0).tolist()}
     return out
 

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
-VERSION = 3  # of the data: a data set of another version is refused, never misread
+VERSION = 4  # of the data: a data set of another version is refused, never misread
 CANVAS = {"nano": 48, "small": 64, "base": 64}  # pixels a side; always 8 x 8 patches, so 64 tokens a picture
 ASSETS = Path(__file__).parent / "assets"
 
@@ -478,18 +478,37 @@ def pack(rows, length, pad):
     return ids, roles
 
 
-def to_batch(ids, roles, drop=None, null=None, device="cpu"):
+def to_batch(ids, roles, pixels=None, drop=None, null=None, device="cpu", c=None):
     """
-    What the model and the losses need of rows (B, T + 1): idx (B, T) inputs, targets (B, T), and masks (B, T): at (a target follows), query, key.
+    What the model and the losses need of rows (B, T + 1): idx (B, T) inputs, targets (B, T), and masks (B, T): at (a target follows), query, key;
+    their task (rows to understand bring their pixels), and pixels (B, S, S, 3) uint8. c: the Config of a model that wants its rows otherwise (see frame and model.Routing).
     drop (B,): rows whose prompt becomes <|null|> (for classifier-free guidance); they have no keys.
     """
+    if c and pixels is not None:
+        ids, roles = frame(ids, c), frame(roles, c, KEY)
+    elif c and c.split:  # the last image token is an input too, though nothing follows it, so that every row has as many
+        ids, roles = (np.pad(x, ((0, 0), (0, 1))) for x in (ids, roles))
     ids, roles = torch.from_numpy(ids.astype(np.int64)), torch.from_numpy(np.array(roles))
     key = roles & KEY > 0
     if drop is not None:
         gone = key & torch.from_numpy(drop)[:, None]
         ids, key = ids.masked_fill(gone, null), key & ~gone
     out = {"idx": ids[:, :-1], "targets": ids[:, 1:], "at": roles[:, 1:] & TARGET > 0, "query": roles[:, :-1] & QUERY > 0, "key": key[:, :-1]}
-    return {k: v.contiguous().to(device, non_blocking=True) for k, v in out.items()}
+    out |= {} if pixels is None else {"pixels": torch.from_numpy(np.array(pixels))}
+    return {k: v.contiguous().to(device, non_blocking=True) for k, v in out.items()} | {"task": TASKS[pixels is not None]}
+
+
+def frame(row, c, fill=None):
+    """
+    What `evev2` adds to a picture to understand, in a list or rows (..., T) of ids: <|cls|> before its patches and <|row|> after each row of them. They are image tokens, their
+    ids right after the codes'. fill: what to write there instead. Others keep their rows.
+    """
+    if c.see != "patches":
+        return row
+    side = round(c.n_image ** .5)
+    at = [2] + [2 + side * k for k in range(1, side + 1)]  # after <|bos|> <|boi|>
+    cls = c.first_image + int(np.prod(c.levels))
+    return np.insert(row, at, [cls] + [cls + 1] * side if fill is None else fill, axis=-1)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -526,9 +545,10 @@ def data_folder(out):
     return out
 
 
-def write_dataset(out, meta, tokens, tok, rows):
+def write_dataset(out, meta, tokens, tok, rows, pixels):
     """
-    The folder `out`: meta.json, tokenizer.pt and, per split and task, ids and roles as .npy. rows: {split: {task: [(ids, roles), ...]}}.
+    The folder `out`: meta.json, tokenizer.pt and, per split and task, ids and roles as .npy, and the pixels to understand, for networks that see them
+    (see model.PRESETS). rows: {split: {task: [(ids, roles), ...]}}; pixels {split: (N, S, S, 3) uint8}.
     Everything is written beside `out` first and moved there at the end: an interrupted build leaves nothing half made.
     """
     out = Path(out)
@@ -539,16 +559,21 @@ def write_dataset(out, meta, tokens, tok, rows):
     longest = {t: max([len(r[0]) for split in rows.values() for r in split[t]] + [0]) for t in TASKS}  # each task its own: no token is idle
     for split, tasks in rows.items():
         for task, r in tasks.items():
-            for name, array in zip(("ids", "roles"), pack(r, longest[task], pad)):
+            for name, array in zip(("ids", "roles", "pixels"), pack(r, longest[task], pad) + (pixels[split],) * (task == "understand")):
                 file = part / f"{split}_{task}_{name}.npy"
                 np.save(file, array)
-                files[file.name] = {"shape": array.shape, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+                files[file.name] = {"shape": array.shape, "sha256": checksum(file)}
     save_tokenizer(part / "tokenizer.pt", tok)
     save_json(part / "meta.json", meta | {
-        "version": VERSION, "block_size": max(longest.values()) - 1, "first_image": first_image, "vocab_size": -(-(first_image + tok.n_codes) // 64) * 64,
+        "version": VERSION, "block_size": max(longest.values()) - 1, "first_image": first_image, "vocab_size": -(-(first_image + tok.n_codes + 2) // 64) * 64,
         "n_codes": tok.n_codes, "merges": [t.decode("latin-1") for t in tokens[256:]], "files": files})
     shutil.rmtree(out, ignore_errors=True)
     os.replace(part, out)
+
+
+def checksum(file):
+    with open(file, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def encoding_of(meta):
@@ -556,7 +581,7 @@ def encoding_of(meta):
 
 
 def load_dataset(folder):
-    """A data set: .meta, .enc (text tokenizer) and .rows[split][task] = (ids, roles), memory-mapped. Exits with one line if it is damaged."""
+    """A data set: .meta, .enc (text tokenizer) and .rows[split][task] = (ids, roles), to understand also pixels, memory-mapped. Exits with one line if it is damaged."""
     folder = Path(folder)
     try:
         meta = json.loads((folder / "meta.json").read_text())
@@ -569,11 +594,11 @@ def load_dataset(folder):
     rows = {}
     for name, about in meta["files"].items():
         file = folder / name
-        if not file.exists() or hashlib.sha256(file.read_bytes()).hexdigest() != about["sha256"]:
+        if not file.exists() or checksum(file) != about["sha256"]:
             sys.exit(f"{file}: {'differs from its checksum' if file.exists() else 'is missing'}; remove {folder} and make the data set again")
         split, task, kind = file.stem.split("_")
         rows.setdefault(split, {}).setdefault(task, {})[kind] = np.load(file, mmap_mode="r")
-    rows = {s: {t: (a["ids"], a["roles"]) for t, a in tasks.items() if len(a["ids"])} for s, tasks in rows.items()}
+    rows = {s: {t: tuple(a[k] for k in ("ids", "roles", "pixels") if k in a) for t, a in tasks.items() if len(a["ids"])} for s, tasks in rows.items()}
     return SimpleNamespace(meta=meta, enc=encoding_of(meta), rows=rows, folder=folder)
 
 
@@ -586,7 +611,7 @@ def build_toy(out, size="nano", n=40_000, seed=0):
         train_toy_tokenizer(path, canvas)
     tok = load_tokenizer(path, "cuda" if torch.cuda.is_available() else "cpu")
     n_image = (canvas // tok.patch) ** 2
-    longest = n_image + 60  # all that is said about a picture fits: up to six turns
+    longest, pixels = n_image + 60, {}  # all that is said about a picture fits: up to six turns
     for split, m in zip(rows, (n, min(n, 1000))):
         scenes = make_scenes(m, [seed, split == "val"])
         records = [caption(s, rng) for s in scenes]
@@ -594,8 +619,10 @@ def build_toy(out, size="nano", n=40_000, seed=0):
         if split == "train":
             tokens = learn_merges([r["prompt"] for r in records[:5000]] + [x for t in turns[:5000] for q in t for x in q[1:]], 512)
             enc = text_tokenizer(tokens)
+        pixels[split] = np.empty((m, canvas, canvas, 3), np.uint8)
         for i in tqdm(range(0, m, 1000), desc=f"toy world, {split}", unit="k scenes"):
-            for codes, record, turn in zip(tok.encode(render_all(scenes[i:i + 1000], canvas)).numpy(), records[i:], turns[i:]):
+            pixels[split][i:i + 1000] = render_all(scenes[i:i + 1000], canvas)
+            for codes, record, turn in zip(tok.encode(pixels[split][i:i + 1000]).numpy(), records[i:], turns[i:]):
                 rows[split]["generate"].append(make_row(enc, enc.n_vocab, codes, record["prompt"]))
                 *short, describe = [t[1:] for t in turn]
                 if rng.random() < .15:
@@ -603,7 +630,7 @@ def build_toy(out, size="nano", n=40_000, seed=0):
                 while len((row := make_row(enc, enc.n_vocab, codes, turns=short + [describe]))[0]) > longest:
                     short.pop()
                 rows[split]["understand"].append(row)
-    write_dataset(out, {"kind": "toy", "seed": seed, "canvas": canvas, "n_image": n_image}, tokens, tok, rows)
+    write_dataset(out, {"kind": "toy", "seed": seed, "canvas": canvas, "n_image": n_image}, tokens, tok, rows, pixels)
 
 
 def read_picture(path, canvas):
@@ -675,7 +702,7 @@ def build_real(file, images, out, size="nano", seed=0, steps=3000):
     enc, codes = text_tokenizer(tokens), tok.encode(pictures).numpy()
     n_image, cut = codes.shape[1], 0
     longest = n_image + 128  # tokens; more is cut, and counted
-    rows = {split: {task: [] for task in TASKS} for split in ("train", "val")}
+    rows, seen = {split: {task: [] for task in TASKS} for split in ("train", "val")}, {"train": [], "val": []}
     held = set(rng.permutation(len(pictures))[:min(500, len(pictures) // 20)].tolist())  # by picture, so that both tasks hold out the same
     for i, prompt, turns in good:
         if prompt:
@@ -687,12 +714,15 @@ def build_real(file, images, out, size="nano", seed=0, steps=3000):
             cut += len(row[0]) > longest + 1
             row = row[0][:longest + 1], row[1][:longest + 1]
         if any(r & TARGET for r in row[1]):  # else the question alone filled it
-            rows["val" if i in held else "train"]["generate" if prompt else "understand"].append(row)
+            split = "val" if i in held else "train"
+            rows[split]["generate" if prompt else "understand"].append(row)
+            seen[split] += [] if prompt else [i]
     for task in TASKS:  # too few pictures to hold any out: validate on what is there
         if rows["train"][task] and not rows["val"][task]:
             print(f"no {task} pair is held out (there are few): validation uses training pairs")
             rows["val"][task] = rows["train"][task][:100]
-    write_dataset(out, {"kind": "real", "seed": seed, "canvas": canvas, "n_image": n_image}, tokens, tok, rows)
+            seen["val"] = seen["val"] or seen["train"][:100]
+    write_dataset(out, {"kind": "real", "seed": seed, "canvas": canvas, "n_image": n_image}, tokens, tok, rows, {s: pictures[i] for s, i in seen.items()})
     if cut:
         print(f"{cut} texts were longer than the context of {longest} tokens and were cut, or left out where no answer remained")
     sheet = np.concatenate([np.concatenate(list(x[:12]), 1) for x in (pictures, tok.decode(torch.from_numpy(codes[:12])))])

@@ -1,24 +1,35 @@
 """
-model.py: the transformer. Read it after data.py; aia.py comes next.
+model.py: the transformer and its dial. Read it after data.py; aia.py comes next.
 
-A plain modern decoder (RMSNorm, rotary positions, QK-norm, squared ReLU, no biases, fused attention) over text and image
-tokens alike. Nothing in it depends on the task, and on the modality only two tables do (where in the picture an image token stands, what its digits are): this is the purely unified `emu3`
-baseline, from which every published way to take a network apart will differ by one `if`.
+  1. the table         every published way to take the network apart, a row a paper
+  2. copies            weights that exist more than once, of which each token uses its own
+  3. the transformer   a plain modern decoder (RMSNorm, rotary positions, QK-norm, squared ReLU, no biases, fused attention)
+  4. what it costs     parameters, FLOPs, time, cache
 
-The one unusual thing is `key`: given which tokens are the keys of the interaction, attention also returns how much of its
-weight they receive, from the same fused call (see Attention).
+With nothing taken apart this is the purely unified baseline, `emu3`: nothing in it depends on the task, and on the modality only two tables do (where in
+the picture an image token stands, what its digits are). The one unusual thing is `key`: given which tokens are the keys of the interaction, attention also
+returns how much of its weight they receive, from the same fused call (see Attention).
+
+    python model.py                  # the table of presets with what each costs, measured here
 """
-import json, sys
-from dataclasses import dataclass
+import argparse, json, re, sys, time
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+
+from data import Help, frame
 
 # n_layer, n_head, n_embd: nano for a laptop's CPU, small for minutes on one GPU, base for an afternoon on it
 SIZES = {"nano": (6, 4, 128), "small": (8, 8, 512), "base": (12, 12, 768)}
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 1. the table
 
 
 @dataclass
@@ -31,6 +42,124 @@ class Config:
     first_image: int = 434  # the first image id: a token's modality is a comparison
     n_image: int = 64       # image tokens a picture, always the same
     levels: tuple = (8, 5, 5, 5)  # values of each digit of an image token (see data.ImageTokenizer)
+    patch: int = 6          # pixels a side of what an image token stands for
+    # the dial
+    split: tuple = ()       # what exists in copies: any of norm, qkv (and the output projection), ffn, ends (embeddings, final norm, head; by task only)
+    route: str = "modality" # who takes the second copy: modality (image tokens) | generated (those being drawn) | task (all, when drawing);
+                            # or ffn copies are experts, chosen by a router: learned | supervised (it learns to tell the task) | oracle (it is told)
+    experts: int = 1        # by a router: how many to choose from, supervised and oracle: for each task
+    shared: bool = False    # by a router: one more expert that every token takes
+    see: str = "tokens"     # how a picture to understand comes in: tokens | patches (two convolutions on pixels) | encoder (a small one, and an MLP)
+    own_head: bool = False  # whether drawing has an embedding and a head of its own
+
+    def routed(self):
+        return "ffn" in self.split and self.route in ("learned", "supervised", "oracle")
+
+
+# A preset is what it changes in Config. Facts and sources: each paper; deviations are said here. A stage is the share of the steps it takes, what trains in
+# it (a pattern of weights' names; all else is frozen), and what else it changes: generate:understand rows, learning rate, route. The papers' stages start from a
+# trained language model, so start these from a trained emu3 (--init_from); learning rates are milder than theirs, as these runs are short.
+ALL = ("norm", "qkv", "ffn")
+SECOND = r"(norm[12]|qkv|proj|ffn)\.1\."  # the names of second copies
+PRESETS = {
+    # Wang et al. 2024, arXiv 2409.18869: everything is a token
+    "emu3": {},
+    # Chen et al. 2025, arXiv 2501.17811: two encoders, two heads, one transformer. Here the encoder that sees is trained from nothing, not SigLIP
+    "januspro": {"see": "encoder", "own_head": True, "stages": [
+        {"share": .1, "train": r"eyes\.adapter|own_", "ratio": "3:1"},
+        {"share": .5, "train": r"^(?!eyes\.(patch|place|block|norm))", "ratio": "5:2"},
+        {"share": .4, "train": "", "ratio": "4:5", "lr": .5}]},
+    # Diao et al. 2025, arXiv 2502.06788: all weights by modality. The paper only sees; here it draws as emu3 does
+    "evev2": {"split": ALL, "route": "modality", "see": "patches", "stages": [
+        {"share": .1, "train": r"eyes"},
+        {"share": .3, "train": r"eyes|" + SECOND},
+        {"share": .6, "train": ""}]},
+    # Deng et al. 2025, arXiv 2505.14683: all weights by whether a token is of a picture being drawn. Its discrete variant: the paper draws by flow, attends both ways within a picture, splits the final norm too
+    "bagel": {"split": ALL, "route": "generated", "see": "encoder"},
+    # Zhang et al. 2025, arXiv 2506.03591: experts per task in a Janus-Pro, and a shared one. The second stage trains all at half the learning rate in LoRA's place
+    "utamoe": {"split": ("ffn",), "route": "supervised", "experts": 2, "shared": True, "see": "encoder", "own_head": True, "stages": [
+        {"share": .4, "train": r"experts|shared", "route": "oracle"},
+        {"share": .6, "train": "", "lr": .5}]},
+    # the control: a plain mixture of experts that is told nothing (Fedus et al. 2021, arXiv 2101.03961)
+    "moe": {"split": ("ffn",), "route": "learned", "experts": 4},
+    # the far end: two single-task networks that share nothing
+    "separate": {"split": ALL + ("ends",), "route": "task"},
+}
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 2. copies
+
+
+class Copies(nn.ModuleList):
+    """
+    One module, or several of the same shape of which each token uses one. Tokens come sorted by copy, so that each copy's are a slice: no token is
+    computed twice, none is masked, and where the sizes follow from the shape of a row (all routes but the routers') nothing waits for data.
+    """
+    def forward(self, x, sizes):
+        """x (N, C): sizes[0] tokens of copy 0, then sizes[1] of copy 1, ... -> the same rows (N, C')"""
+        if len(self) == 1:
+            return self[0](x)
+        return torch.cat([copy(part) for copy, part in zip(self, x.split(sizes)) if len(part)])
+
+
+def sort_by(copy):
+    """copy (N,): each token's copy -> order (N,) that sorts the tokens by it, and back (N,), its inverse."""
+    order = copy.argsort(stable=True)
+    return order, torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+
+
+class FFN(nn.Module):
+    def __init__(self, c, hidden):
+        super().__init__()
+        self.up, self.down = nn.Linear(c.n_embd, hidden, bias=False), nn.Linear(hidden, c.n_embd, bias=False)
+
+    def forward(self, x):
+        return self.down(F.relu(self.up(x)).square())
+
+
+class Experts(nn.Module):
+    """
+    FFN copies chosen per token by a router. A token's expert is as wide as the dense FFN, or with a shared expert both are half as wide: an FFN is a sum over its hidden units,
+    so what a token costs is the dense network's. The weight of the chosen one is 1 in value, its probability p in gradient.
+      learned      one softmax over all experts; loss: their load, E sum_i f_i p_i (Fedus et al. 2021, eq. 4: f_i share of tokens, p_i mean probability)
+      supervised   first the task, by a router that learns it from its label (loss: cross-entropy), then an expert among that task's
+      oracle       the label itself, then an expert among that task's
+    After a forward: .aux, the router's loss, and .load (experts,), the share of tokens each took.
+    """
+    def __init__(self, c):
+        super().__init__()
+        self.c, self.n = c, c.experts * (1 if c.route == "learned" else 2)
+        hidden = 4 * c.n_embd // (2 if c.shared else 1)
+        self.experts = Copies(FFN(c, hidden) for _ in range(self.n))
+        self.router = nn.Linear(c.n_embd, self.n, bias=False)
+        if c.route != "learned":
+            self.task_router = nn.Linear(c.n_embd, 2, bias=False)
+        if c.shared:
+            self.shared, self.mix = FFN(c, hidden), nn.Parameter(torch.ones(2))
+
+    def forward(self, x, drawn):  # x (N, C), all of one task
+        scores, self.aux = self.router(x).float(), x.new_zeros(())  # (N, E)
+        if self.c.route != "learned":
+            task = torch.full((len(x),), int(drawn), device=x.device)
+            if self.c.route == "supervised":
+                guess = self.task_router(x).float()  # (N, 2)
+                self.aux, task = F.cross_entropy(guess, task), guess.argmax(-1)
+            other = torch.arange(self.n, device=x.device) // self.c.experts != task[:, None]
+            scores = scores.masked_fill(other, float("-inf"))
+        p = scores.softmax(-1)
+        best, expert = p.max(-1)
+        count = expert.bincount(minlength=self.n)
+        self.load = count / len(x)
+        if self.c.route == "learned":
+            self.aux = self.n * (self.load * p.mean(0)).sum()
+        order, back = sort_by(expert)
+        y = self.experts(x[order], count.tolist())[back]  # the one place where the host waits for the data: how many chose which
+        y = y * (best / best.detach())[:, None].to(y.dtype)
+        return self.mix[0] * y + self.mix[1] * self.shared(x) if self.c.shared else y
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 3. the transformer
 
 
 def norm(x):
@@ -54,18 +183,22 @@ class Attention(nn.Module):
     """
     def __init__(self, c):
         super().__init__()
-        self.n_head = c.n_head
-        self.qkv = nn.Linear(c.n_embd, 3 * c.n_embd, bias=False)
-        self.proj = nn.Linear(c.n_embd, c.n_embd, bias=False)
+        self.n_head, n = c.n_head, 2 if "qkv" in c.split else 1
+        self.qkv = Copies(nn.Linear(c.n_embd, 3 * c.n_embd, bias=False) for _ in range(n))
+        self.proj = Copies(nn.Linear(c.n_embd, c.n_embd, bias=False) for _ in range(n))
 
-    def forward(self, x, rope, key=None, explicit=False, cache=None, mask=None):
+    def forward(self, x, tokens, rope, key=None, explicit=False, cache=None, mask=None):
         """
-        x (B, T, C) -> y (B, T, C), mass (B, T) or None: the weight each query puts on the tokens where key (B, T) is True, mean over heads.
+        x (N, C), sorted by copy -> y (N, C), mass (B, T) or None: the weight each query puts on the tokens where key (B, T) is True, mean over heads.
+        tokens: (B, T, sizes, order, back): the copies' sizes, what sorts the B T tokens by copy, and back (None: they are sorted as they stand).
         explicit: by the full softmax matrix, as one would first write it; for reading and for the tests.
         cache: (k, v, start): (B, H, S, D) each, filled up to position start; mask (B, 1, T, S) says what may be seen there.
         """
-        B, T, C = x.shape
-        q, k, v = self.qkv(x).view(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4)  # 3 x (B, H, T, D)
+        B, T, sizes, order, back = tokens
+        C = x.size(-1)
+        qkv = self.qkv(x, sizes)  # (N, 3 C)
+        qkv = qkv if back is None else qkv[back]  # attention is joint: tokens return to their places
+        q, k, v = qkv.view(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4)  # 3 x (B, H, T, D)
         q, k = rotate(norm(q), *rope), rotate(norm(k), *rope)
         D, mass = q.size(-1), None
         if cache is not None:
@@ -86,21 +219,24 @@ class Attention(nn.Module):
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=D ** -.5)
             if key is not None:
                 y, mass = y[..., :D], y[..., D].float().mean(1)  # (B, T)
-        return self.proj(y.transpose(1, 2).reshape(B, T, C)), mass
+        y = y.transpose(1, 2).reshape(B * T, C)
+        return self.proj(y if order is None else y[order], sizes), mass
 
 
 class Block(nn.Module):
     def __init__(self, c):
         super().__init__()
+        n = lambda part: 2 if part in c.split else 1
         self.attn = Attention(c)
-        self.up = nn.Linear(c.n_embd, 4 * c.n_embd, bias=False)
-        self.down = nn.Linear(4 * c.n_embd, c.n_embd, bias=False)
-        self.norm1, self.norm2 = nn.RMSNorm(c.n_embd), nn.RMSNorm(c.n_embd)
+        self.routed = c.routed()
+        self.ffn = Experts(c) if self.routed else Copies(FFN(c, 4 * c.n_embd) for _ in range(n("ffn")))
+        self.norm1, self.norm2 = (Copies(nn.RMSNorm(c.n_embd) for _ in range(n("norm"))) for _ in range(2))
 
-    def forward(self, x, *args):
-        y, mass = self.attn(self.norm1(x), *args)
+    def forward(self, x, tokens, drawn, *args):
+        sizes = tokens[2]
+        y, mass = self.attn(self.norm1(x, sizes), tokens, *args)
         x = x + y
-        return x + self.down(F.relu(self.up(self.norm2(x))).square()), mass
+        return x + self.ffn(self.norm2(x, sizes), drawn if self.routed else sizes), mass
 
 
 class Table(nn.Module):
@@ -121,33 +257,70 @@ class Table(nn.Module):
         return self.own.weight + F.pad(self.digit(self.rows).sum(1), self.around)
 
 
+class Eyes(nn.Module):
+    """
+    How a picture to understand comes in when not as tokens: pixels (B, S, S, 3) uint8 -> (B, n_image, C), a vector a patch. A convolution whose stride is its width is a matrix on patches.
+      patches   two of them with a GELU between (EVEv2, fig. 3)
+      encoder   one, a block that attends both ways, and an MLP adapter (as Janus-Pro and BAGEL have them, in small)
+    """
+    def __init__(self, c):
+        super().__init__()
+        self.c, C = c, c.n_embd
+        if c.see == "patches":
+            self.fine, self.join = nn.Linear(3 * (c.patch // 2) ** 2, C), nn.Linear(4 * C, C)
+        else:
+            self.patch, self.place = nn.Linear(3 * c.patch ** 2, C), nn.Embedding(c.n_image, C)
+            self.block, self.norm = Block(replace(c, split=())), nn.RMSNorm(C)
+            self.adapter = nn.Sequential(nn.Linear(C, C), nn.GELU(), nn.Linear(C, C))
+
+    def forward(self, pixels):
+        B, S, n = *pixels.shape[:2], self.c.n_image
+        side, cut = S // self.c.patch, lambda x, h, w: x.view(B, h, x.size(1) // h, w, x.size(2) // w, -1).transpose(2, 3).flatten(3)  # (B, h, w, what is in a cell)
+        x = pixels.float() / 127.5 - 1
+        if self.c.see == "patches":
+            return self.join(cut(F.gelu(self.fine(cut(x, 2 * side, 2 * side))), side, side)).view(B, n, -1)
+        x = self.patch(cut(x, side, side)).view(B, n, -1) + self.place.weight
+        still = torch.ones(1, device=x.device), torch.zeros(1, device=x.device)  # no rotation
+        every = torch.ones(1, 1, n, n, dtype=torch.bool, device=x.device)
+        x, _ = self.block(x.flatten(0, 1), (B, n, None, None, None), None, still, None, False, None, every)
+        return self.adapter(self.norm(x)).view(B, n, -1)
+
+
 class Transformer(nn.Module):
     def __init__(self, c):
         super().__init__()
-        self.config = c
-        self.embed = Table(c)
+        self.config, C = c, c.n_embd
         self.side = round(c.n_image ** .5)  # tokens a row of the picture
-        self.row, self.column = nn.Embedding(self.side, c.n_embd), nn.Embedding(self.side, c.n_embd)  # where in the picture an image token stands
+        ends = lambda make: nn.ModuleList(make() for _ in range(2 if "ends" in c.split else 1))
+        self.embed = ends(lambda: Table(c))
+        self.row, self.column = (ends(lambda: nn.Embedding(self.side, C)) for _ in range(2))  # where in the picture an image token stands
         self.blocks = nn.ModuleList([Block(c) for _ in range(c.n_layer)])
-        self.norm = nn.RMSNorm(c.n_embd)
-        self.head = Table(c)
-        D = c.n_embd // c.n_head
+        self.norm = ends(lambda: nn.RMSNorm(C))
+        self.head = ends(lambda: Table(c))
+        if c.see != "tokens":
+            self.eyes = Eyes(c)
+        if c.own_head:  # Janus-Pro: an MLP behind the embedding of what is drawn, and one before its head
+            self.own_embed, self.own_head = nn.Sequential(nn.Linear(C, C), nn.GELU(), nn.Linear(C, C)), nn.Linear(C, C)
+        D = C // c.n_head
         turns = torch.arange(c.block_size)[:, None] * 1000. ** (-torch.arange(0, D, 2) / D)  # (T, D/2) radians
         self.register_buffer("cos", turns.cos(), persistent=False)
         self.register_buffer("sin", turns.sin(), persistent=False)
         for name, p in self.named_parameters():
             if p.dim() == 2:  # what writes into the residual stream starts silent, and the logits nearly so
-                std = 0. if name.endswith(("proj.weight", "down.weight")) else .002 if name.startswith("head") else p.size(1) ** -.5
+                std = 0. if re.search(r"\b(proj|down)\b", name) else .002 if name.startswith("head") else p.size(1) ** -.5
                 nn.init.normal_(p, std=std)
 
-    def forward(self, idx, key=None, at=None, explicit=False, cache=None):
+    def forward(self, idx, key=None, at=None, task=None, pixels=None, explicit=False, cache=None):
         """
         idx (B, T) token ids -> logits (B, T, V), mass (L, B, T) or None (see Attention). With a cache from new_cache(), idx continues it.
         at: a mask (B, T) of the n places whose logits are wanted, then (n, V): the head is a seventh of nano's matrix work, and most places have no loss.
+        task, of all rows: generate or understand (emu3 need not know). pixels (B, S, S, 3) uint8 of a picture in idx, for a network that sees pixels.
         """
-        T, start, mask = idx.size(1), 0, None
-        image = idx >= self.config.first_image  # (B, T): the modality of each token
-        nth = image.cumsum(1)
+        c, (B, T), start, mask = self.config, idx.shape, 0, None
+        drawn = task == "generate"
+        end = int(drawn) if "ends" in c.split else 0
+        image, code = idx >= c.first_image, (idx >= c.first_image) & (idx < c.first_image + prod(c.levels))  # (B, T): the modality of each token; whether it has a place
+        nth = code.cumsum(1)
         if cache is not None:
             start = cache["start"]
             nth = nth + cache["n_image"]
@@ -156,28 +329,68 @@ class Transformer(nn.Module):
             q = k[start:, None]
             mask = (k == q) | (k <= q) & (k >= cache["pad"][:, None, None, None])  # (B, 1, T, start + T); padding sees itself, or it would be nan
         # each picture has n_image tokens, so counting them modulo n_image is the position in the picture
-        place = (nth - 1) % self.config.n_image
-        x = F.embedding(idx, self.embed()) + (self.row(place // self.side) + self.column(place % self.side)) * image[..., None]  # (B, T, C)
+        place = (nth - 1) % c.n_image
+        x = F.embedding(idx, self.embed[end]())  # (B, T, C)
+        if c.own_head and drawn:
+            x = torch.where(code[..., None], self.own_embed(x), x)
+        if pixels is not None and c.see != "tokens":
+            x = x.masked_scatter(code[..., None], self.eyes(pixels).to(x.dtype))
+        x = x + (self.row[end](place // self.side) + self.column[end](place % self.side)) * code[..., None]
+        # n tokens of each row take the second copy: as rows are whole pictures, a number known beforehand
+        n = c.n_image + (self.side + 1) * (c.see == "patches" and not drawn) if cache is None else int(image[0].sum()) if c.split else 0
+        n = {"modality": n, "generated": n * drawn, "task": T * drawn}.get(c.route, 0) if c.split else 0
+        x, order, back = x.flatten(0, 1), None, None  # (B T, C)
+        if 0 < n < T:
+            order, back = sort_by(image.flatten())
+            x = x[order]
+        tokens = B, T, [B * (T - n), B * n], order, back
         rope = self.cos[start:start + T].to(x.dtype), self.sin[start:start + T].to(x.dtype)
         masses = []
         for i, block in enumerate(self.blocks):
-            x, mass = block(x, rope, key, explicit, cache and (cache["k"][i], cache["v"][i], start), mask)
+            x, mass = block(x, tokens, drawn, rope, key, explicit, cache and (cache["k"][i], cache["v"][i], start), mask)
             masses.append(mass)
-        x = self.norm(x if at is None else x[at])
-        return F.linear(x, self.head()), torch.stack(masses) if key is not None else None
+        x = (x if back is None else x[back]).view(B, T, -1)
+        x, head = self.norm[end](x if at is None else x[at]), self.head[end]()
+        if c.own_head and drawn:  # image ids only; the others' logits are -inf
+            known = slice(c.first_image, c.first_image + prod(c.levels))
+            logits = F.pad(F.linear(F.gelu(self.own_head(x)), head[known]), (known.start, c.vocab_size - known.stop), value=float("-inf"))
+        else:
+            logits = F.linear(x, head)
+        return logits, torch.stack(masses) if key is not None else None
 
     def new_cache(self, pad, length):
         """A cache for len(pad) sequences of at most `length` tokens, of which the first pad[b] are padding on the left."""
-        c = self.config
+        c, like = self.config, self.embed[0].own.weight
         shape = c.n_layer, len(pad), c.n_head, length, c.n_embd // c.n_head
-        new = lambda: torch.zeros(shape, device=self.embed.own.weight.device, dtype=self.embed.own.weight.dtype)
+        new = lambda: torch.zeros(shape, device=like.device, dtype=like.dtype)
         return {"k": new(), "v": new(), "start": 0, "n_image": torch.zeros_like(pad)[:, None], "pad": pad}
 
-    def flops_per_token(self):
-        """Floating-point operations a token of training: 6 a matrix weight, and 12 L C T for attention (Chowdhery et al. 2022, appendix B)."""
-        c = self.config
-        matrices = sum(p.numel() for n, p in self.named_parameters() if p.dim() == 2 and (n.startswith("blocks") or n == "head.own.weight"))
-        return 6 * matrices + 12 * c.n_layer * c.n_embd * c.block_size
+    def router_loss(self):
+        """The routers' loss in the last forward, mean over layers; 0 without routers."""
+        aux = [b.ffn.aux for b in self.blocks if b.routed]
+        return torch.stack(aux).mean() if aux else 0.
+
+    def start_from(self, dense):
+        """
+        Takes over the weights (a state_dict) of a network with fewer copies or none: a second copy starts as its first, experts as the FFN (with a shared one, that has the first half of the hidden units, and they
+        the second), and what has no counterpart stays as it was made. So without new eyes or ends it computes at first what the dense one did.
+        """
+        own = self.state_dict()
+        for name, p in own.items():
+            sources = name, re.sub(r"ffn\.(experts\.\d+|shared)\.", "ffn.0.", name), re.sub(r"\.\d+\.(\w+\.)?weight$", r".0.\1weight", name)
+            if source := next((x for x in sources if x in dense), None):
+                w = dense[source]
+                for dim in (d for d in range(w.dim()) if w.size(d) == 2 * p.size(d)):
+                    w = w.chunk(2, dim)["experts" in name]
+                p.copy_(w)
+        self.load_state_dict(own)
+
+    def optimizers(self, lr):
+        """Muon (Jordan et al. 2024) for the matrices between the ends, AdamW for embeddings, heads, routers and gains, at 0.4 of its learning rate."""
+        matrices = {n: q for n, q in self.named_parameters() if q.dim() == 2 and re.match("blocks|eyes|own", n) and not re.search("router|place", n)}
+        rest = [q for n, q in self.named_parameters() if n not in matrices]
+        return [torch.optim.Muon(matrices.values(), lr=lr, momentum=.95, weight_decay=.01),
+                torch.optim.AdamW(rest, lr=lr * .4, betas=(.9, .95), weight_decay=0., fused=True)]
 
 
 def latest_run():
@@ -198,3 +411,108 @@ def load_model(folder, device="cpu", file="ckpt.pt"):
     except Exception as e:
         sys.exit(f"{folder}: not a run that this version reads ({type(e).__name__}: {str(e).splitlines()[0]}); train it again")
     return model.eval(), config
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 4. what it costs
+
+
+def dial_flags(p):
+    """The flags that choose an architecture, for train.py and for this file."""
+    p.add_argument("--arch", choices=PRESETS, default="emu3", help="how far the network is taken apart: a row of the table in model.py")
+    p.add_argument("--split", help="what exists in copies, instead of the preset's: any of norm,qkv,ffn,ends, or none")
+    p.add_argument("--route", choices=("modality", "generated", "task", "learned", "supervised", "oracle"), help="who takes which copy, instead of the preset's")
+    p.add_argument("--experts", type=int, help="experts a router chooses from (supervised, oracle: a task), instead of the preset's")
+    p.add_argument("--shared", action=argparse.BooleanOptionalAction, help="a shared expert beside the chosen one, instead of the preset's choice")
+    p.add_argument("--see", choices=("tokens", "patches", "encoder"), help="how a picture to understand comes in, instead of the preset's")
+    p.add_argument("--own_head", action=argparse.BooleanOptionalAction, help="an embedding and a head of its own for drawing, instead of the preset's choice")
+    p.add_argument("--match", choices=("active", "total"), help="scale the width so that FLOPs a token, or all parameters, come nearest to emu3's")
+
+
+def turn(c, args):
+    """Config c with the dial turned as the flags say. Exits with one line if they contradict each other."""
+    row = {k: v for k, v in PRESETS[args.arch].items() if k != "stages"}
+    row |= {k: v for k in ("route", "experts", "shared", "see", "own_head") if (v := getattr(args, k)) is not None}
+    if args.split is not None:
+        row["split"] = tuple(x for x in args.split.split(",") if x != "none")
+    new = replace(c, **row)
+    routed = new.route in ("learned", "supervised", "oracle")  # whether or not the FFN is split: then that is the mistake
+    if unknown := set(new.split) - set(ALL + ("ends",)):
+        sys.exit(f"--split {args.split}: {', '.join(sorted(unknown))} is none of norm, qkv, ffn, ends")
+    if routed and tuple(new.split) != ("ffn",) or "ends" in new.split and new.route != "task":
+        sys.exit(f"--split {','.join(new.split) or 'none'} --route {new.route}: routers choose among copies of ffn alone, and ends go by task")
+    if not routed and (new.experts > 1 or new.shared) or new.experts < 1:
+        sys.exit(f"--experts {new.experts}{' --shared' * new.shared}: at least 1; more than one, or a shared one, needs a router: --route learned | supervised | oracle")
+    if new.see == "patches":
+        new = replace(new, block_size=new.block_size + round(c.n_image ** .5) + 1)  # <|cls|>, and <|row|> after each row
+    if args.match:
+        which, want, step = {"active": "flops", "total": "total"}[args.match], cost(c), 2 * c.n_head
+        widths = range(step * max(1, c.n_embd // 2 // step), 3 * c.n_embd // 2 + 1, step)
+        new = min((replace(new, n_embd=w) for w in widths), key=lambda x: abs(cost(x)[which] / want[which] - 1))
+    return new
+
+
+def example(c, task, B):
+    """Rows of random tokens of the longest length, as the model takes them: the arguments of a forward."""
+    text, image = torch.randint(c.first_image, (B, c.block_size)), torch.randint(c.first_image, c.first_image + prod(c.levels), (B, c.n_image))
+    if task == "generate":
+        return {"idx": torch.cat((text[:, c.n_image:], image), 1), "task": task}
+    idx = torch.from_numpy(frame(torch.cat((text[:, :2], image, text[:, c.n_image + 2:]), 1).numpy(), c))[:, :c.block_size]
+    side = round(c.n_image ** .5) * c.patch
+    return {"idx": idx, "task": task, "pixels": torch.randint(256, (B, side, side, 3), dtype=torch.uint8)}
+
+
+@torch.no_grad()
+def cost(c):
+    """Parameters, total and active (those that one token of a row uses), and FLOPs a token of training: three times those of a forward over one long row of each task, counted as it runs."""
+    model = Transformer(c)
+    count = lambda m: sum(p.numel() for p in m.parameters())
+    ends = [m for m in (model.embed, model.row, model.column, model.norm, model.head)]
+    idle = sum(count(m) * (1 - 1 / len(m)) for m in [m for m in model.modules() if isinstance(m, Copies)] + ends)
+    with FlopCounterMode(display=False) as flops:
+        for task in ("generate", "understand"):
+            model(**example(c, task, 1))
+    return {"total": count(model), "active": round(count(model) - idle), "flops": 3 * flops.get_total_flops() / (2 * c.block_size)}
+
+
+def timed(c, rounds, batch, device):
+    """A generator of seconds a training step (both tasks, `batch` rows each, forward, backward, optimisers), after one to warm up."""
+    model = Transformer(c).to(device)
+    opts, b = model.optimizers(.01), [{k: v.to(device) if k != "task" else v for k, v in example(c, t, batch).items()} for t in ("generate", "understand")]
+    for k in range(rounds + 1):
+        start = time.perf_counter()
+        for one in b:
+            loss = F.cross_entropy(model(**one)[0].flatten(0, 1), one["idx"].flatten().clamp(c.first_image if c.own_head else 0, c.first_image + prod(c.levels) - 1))
+            (loss + .01 * model.router_loss()).backward()
+        for o in opts:
+            o.step()
+            o.zero_grad()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        if k:
+            yield time.perf_counter() - start
+        else:
+            yield None
+
+
+if __name__ == "__main__":
+    p = argparse.ArgumentParser(description="The presets and what each costs: parameters, FLOPs, step time here, cache.", formatter_class=Help)
+    p.add_argument("--size", choices=SIZES, default="nano", help="shape of the network")
+    p.add_argument("--match", choices=("active", "total"), help="scale each width so that FLOPs a token, or all parameters, come nearest to emu3's")
+    p.add_argument("--rounds", type=int, default=7, help="steps timed of each preset, by turns")
+    p.add_argument("--batch_size", type=int, default=16, help="rows of each task a step")
+    args = p.parse_args()
+    L, H, C = SIZES[args.size]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    none = dict.fromkeys(("split", "route", "experts", "shared", "see", "own_head"))
+    configs = {a: turn(Config(L, H, C), argparse.Namespace(arch=a, match=args.match, **none)) for a in PRESETS}
+    runs, took = {a: timed(c, args.rounds, args.batch_size, device) for a, c in configs.items()}, {a: [] for a in PRESETS}
+    for _ in tqdm(range(args.rounds + 1), desc="timing", unit="round"):
+        for a, run in runs.items():
+            took[a].append(next(run))
+    print(f"{args.size}, {args.batch_size} rows of each task, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}; step time: median over {args.rounds} rounds of the ratio to emu3's step in the same round\n")
+    print(f"{'preset':10}{'split':20}{'route':12}{'sees':9}{'draws by':9}{'width':>6}{'total M':>9}{'active M':>9}{'MFLOP/token':>12}{'step time':>10}{'cache B/token':>14}")
+    for a, c in configs.items():
+        k, ratio = cost(c), sorted(t / e for t, e in zip(took[a][1:], took["emu3"][1:]))[args.rounds // 2]
+        print(f"{a:10}{','.join(c.split) or '-':20}{c.route if c.split else '-':12}{c.see:9}{'own head' if c.own_head else 'head':9}{c.n_embd:>6}{k['total'] / 1e6:>9.2f}{k['active'] / 1e6:>9.2f}"
+              f"{k['flops'] / 1e6:>12.2f}{ratio:>9.2f}x{2 * c.n_layer * c.n_embd * 4:>14,}")

@@ -21,7 +21,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from data import (COLORS, HELD_OUT, KINDS, NUMBERS, SHAPES, SPECIAL, TAGS, Help, an, caption, dense, encoding_of, judge, load_dataset, load_tokenizer,
+from data import (COLORS, HELD_OUT, KINDS, NUMBERS, SHAPES, SPECIAL, TAGS, Help, an, caption, dense, encoding_of, frame, judge, load_dataset, load_tokenizer,
                   make_row, make_scenes, plural, questions, read_picture, relations, render_all, save_json, to_batch)
 from model import latest_run, load_model
 
@@ -40,11 +40,11 @@ def legal(logits, meta, image):
 
 
 @torch.no_grad()
-def extend(model, starts, n, pick, end=None, cached=True):
+def extend(model, starts, n, pick, task, pixels=None, end=None, cached=True):
     """
     Continues B lists of token ids, of different lengths, by n tokens: (B, n), fewer once all have said `end`. pick(logits (B, V), k) -> (B,)
     chooses the k-th. The lists are padded on the left, together; the keys and values of what was read are kept in a cache that is
-    allocated once. cached=False reads everything anew for each token, as one would first write it.
+    allocated once. cached=False reads everything anew for each token, as one would first write it. pixels (B, S, S, 3) uint8 of the pictures in starts, for a network that sees pixels.
     """
     device, longest = model.cos.device, max(map(len, starts))
     pad = torch.tensor([longest - len(s) for s in starts], device=device)
@@ -53,13 +53,13 @@ def extend(model, starts, n, pick, end=None, cached=True):
     for k in range(n):
         last = torch.zeros(idx.shape, dtype=torch.bool, device=device)
         last[:, -1] = True
-        token = pick(model(idx, at=last, cache=cache)[0].float(), k)
+        token = pick(model(idx, at=last, task=task, pixels=pixels, cache=cache)[0].float(), k)
         out.append(token)
         done |= token == (-1 if end is None else end)
         if done.all():
             break
         if cached:
-            idx = token[:, None]
+            idx, pixels = token[:, None], None
         else:
             idx, cache = torch.cat((idx, token[:, None]), 1), model.new_cache(pad, longest + n)
     return torch.stack(out, 1)
@@ -100,33 +100,34 @@ def draw(model, enc, meta, prompts, cfg=2., temperature=1., top_k=0, top_p=1., s
                 logits = null + cfg * (known - null)
             return choose(legal(logits, meta, image=True), u[:, k:k + 1], temperature, top_k, top_p).repeat(len(starts) // len(texts))
 
-        out.append((extend(model, starts, meta["n_image"], pick, cached=cached)[:len(texts)] - meta["first_image"]).cpu())
+        out.append((extend(model, starts, meta["n_image"], pick, "generate", cached=cached)[:len(texts)] - meta["first_image"]).cpu())
     return torch.cat(out)
 
 
-def answer(model, enc, meta, codes, talks, longest=40, batch=250, progress=False, cached=True):
+def answer(model, enc, meta, codes, talks, pixels=None, longest=40, batch=250, progress=False, cached=True):
     """
-    The answers (texts) to N dialogues, greedily. codes (N, n_image); a talk is [(question, answer), ..., (question, "")], its last answer wanted.
-    Raises ValueError if a talk does not fit the context.
+    The answers (texts) to N dialogues, greedily. codes (N, n_image), and for a network that sees pixels those too, (N, S, S, 3) uint8; a talk is [(question, answer), ..., (question, "")], its last
+    answer wanted. Raises ValueError if a talk does not fit the context.
     """
     out, end = [], enc._special_tokens["<|end|>"]
     for i in tqdm(range(0, len(talks), batch), desc="answering", unit=f"x {batch} questions", disable=not progress):
-        starts = [make_row(enc, meta["first_image"], c, turns=t)[0][:-1] for c, t in zip(codes[i:i + batch].tolist(), talks[i:i + batch])]
+        starts = [frame(make_row(enc, meta["first_image"], c, turns=t)[0][:-1], model.config) for c, t in zip(codes[i:i + batch].tolist(), talks[i:i + batch])]
         room = model.config.block_size - max(map(len, starts))
         if room < 1:
             raise ValueError(f"{1 - room} tokens too long")
-        said = extend(model, starts, min(longest, room), lambda logits, k: legal(logits, meta, image=False).argmax(-1), end, cached).tolist()
+        seen = None if model.config.see == "tokens" else torch.from_numpy(pixels[i:i + batch]).to(model.cos.device)
+        said = extend(model, starts, min(longest, room), lambda logits, k: legal(logits, meta, image=False).argmax(-1), "understand", seen, end, cached).tolist()
         out += [enc.decode(s[:s.index(end)] if end in s else s).strip() for s in said]
     return out
 
 
 @torch.no_grad()
-def answered(model, meta, ids, roles, batch=250):
-    """Per row (N, T + 1), whether every target is the likeliest legal token: that is, whether greedy decoding would answer so."""
+def answered(model, meta, ids, roles, pixels, batch=250):
+    """Per row (N, T + 1), and its picture, whether every target is the likeliest legal token: that is, whether greedy decoding would answer so."""
     out, device = [], model.cos.device
     for i in range(0, len(ids), batch):
-        b = to_batch(ids[i:i + batch], roles[i:i + batch], device=device)
-        wrong = legal(model(b["idx"], at=b["at"])[0], meta, image=False).argmax(-1) != b["targets"][b["at"]]
+        b = to_batch(*(x[i:i + batch] for x in (ids, roles, pixels)), device=device, c=model.config)
+        wrong = legal(model(b["idx"], None, b["at"], b["task"], b["pixels"])[0], meta, image=False).argmax(-1) != b["targets"][b["at"]]
         miss = torch.zeros(b["idx"].shape, dtype=torch.bool, device=device).masked_scatter(b["at"], wrong)
         out.append(~miss.any(1).cpu().numpy())
     return np.concatenate(out)
@@ -349,14 +350,16 @@ def score_answers(model, meta, enc, tok, n, folder):
         scenes += some
     true = render_all(scenes, meta["canvas"])
     codes, label = tok.encode(true), np.array([a for *_, a in asked])
-    said = {"run": answer(model, enc, meta, codes[[i for i, *_ in asked]], [[(q, "")] for _, q, _ in asked], progress=True)}
+    at = [i for i, *_ in asked]
+    said = {"run": answer(model, enc, meta, codes[at], [[(q, "")] for _, q, _ in asked], true[at], progress=True)}
     for row, seen in (("oracle", judge(true)), ("ceiling", judge(tok.decode(codes)))):
         said[row] = [truth(seen[i], q) or "" for i, q, _ in asked]
     pairs = np.concatenate([at for (name, _), at in where.items() if name == "toy-MMVP"]).reshape(-1, 2)
     offers = np.repeat(label[pairs], 2, 0)  # MMVP offers (a) and (b), here the answers themselves: the likelier beginning is taken
     first = torch.tensor([[enc.encode_ordinary(a)[0] for a in offer] for offer in offers.tolist()], device=model.cos.device)
-    starts = [make_row(enc, meta["first_image"], codes[asked[k][0]].tolist(), turns=[(asked[k][1], "")])[0][:-1] for k in pairs.flat]
-    for k, offer, j in zip(pairs.flat, offers, extend(model, starts, 1, lambda logits, _: logits.gather(1, first).argmax(1))[:, 0].tolist()):
+    starts = [frame(make_row(enc, meta["first_image"], codes[asked[k][0]].tolist(), turns=[(asked[k][1], "")])[0][:-1], model.config) for k in pairs.flat]
+    likelier = extend(model, starts, 1, lambda logits, _: logits.gather(1, first).argmax(1), "understand", torch.from_numpy(true[[asked[k][0] for k in pairs.flat]]).to(model.cos.device))
+    for k, offer, j in zip(pairs.flat, offers, likelier[:, 0].tolist()):
         said["run"][k] = offer[j]
     said = {row: np.array(v) for row, v in said.items()}
     out, wrong = {name: {} for name in sets if name != "toy-POPE"}, []
@@ -489,10 +492,10 @@ def sheet(pictures, texts, path, columns=8, zoom=144):
 def converse(folder, model, meta, enc, tok, args):
     """
     Lines from standard input: a sentence draws, ?question asks about the last picture, !file loads one. A drawn picture stays what the network
-    made it, tokens: it answers about them without their ever becoming pixels and tokens again.
+    made it, tokens: it answers about them without their ever becoming pixels and tokens again; unless it has other eyes for what it is to understand: that is what they cost.
     """
     print("a sentence draws; ?question asks about the last picture; !file.png loads one; Ctrl-D leaves")
-    codes, talk, n = None, [], len(list(Path(folder).glob("talk/*.png")))
+    codes, pixels, talk, n = None, None, [], len(list(Path(folder).glob("talk/*.png")))
     while True:  # until the end of input
         line = input("> " if sys.stdin.isatty() else "").strip()
         try:
@@ -501,17 +504,21 @@ def converse(folder, model, meta, enc, tok, args):
                     raise ValueError("there is no picture yet; draw one with a sentence, or load one with !file.png")
                 question = check_question(line[1:])
                 turns = [*talk, (question, "")]
-                while len(turns) > 1 and len(make_row(enc, meta["first_image"], codes[0].tolist(), turns=turns)[0]) > model.config.block_size - 20:
+                while len(turns) > 1 and len(frame(make_row(enc, meta["first_image"], codes[0].tolist(), turns=turns)[0], model.config)) > model.config.block_size - 20:
                     turns = turns[1:]  # the oldest is forgotten when the context is full
-                said = answer(model, enc, meta, codes, [turns])[0]
+                if pixels is None and model.config.see != "tokens":
+                    pixels = tok.decode(codes)
+                    print(f"(the tokens it drew are decoded to pixels, for its {model.config.see} to see)")
+                said = answer(model, enc, meta, codes, [turns], pixels)[0]
                 talk = turns[:-1] + [(question, said)]
                 print(said)
             elif line[:1] == "!":
-                codes, talk = tok.encode(load(line[1:].strip(), meta)[None]), []
+                pixels, talk = load(line[1:].strip(), meta)[None], []
+                codes = tok.encode(pixels)
                 show(tok.decode(codes)[0])
             else:
                 check_prompt(line, enc, meta, model)
-                codes, talk, n = draw(model, enc, meta, [line], args.cfg, args.temperature, args.top_k, args.top_p, args.seed + n), [], n + 1
+                codes, pixels, talk, n = draw(model, enc, meta, [line], args.cfg, args.temperature, args.top_k, args.top_p, args.seed + n), None, [], n + 1
                 picture, file = tok.decode(codes)[0], Path(folder) / "talk" / f"{n:03d}.png"
                 file.parent.mkdir(exist_ok=True)
                 Image.fromarray(picture).save(file)
@@ -558,9 +565,10 @@ def check_question(question):
 def speed(model, meta, enc, tok, task, n=64):
     """Prints pictures and answers (descriptions) a second, with the cache and without, and whether both ways give the same."""
     prompts = [an(c, s) for c in COLORS for s in SHAPES] * 2 if meta["kind"] == "toy" else ["a"] * n
-    codes = tok.encode(render_all(make_scenes(n, SEED), meta["canvas"]))
+    pixels = render_all(make_scenes(n, SEED), meta["canvas"])
+    codes = tok.encode(pixels)
     talks = [[("describe the picture." if meta["kind"] == "toy" else "what?", "")]] * n
-    works = {"pictures": lambda c: draw(model, enc, meta, prompts, cached=c), "answers": lambda c: answer(model, enc, meta, codes, talks, cached=c)}
+    works = {"pictures": lambda c: draw(model, enc, meta, prompts, cached=c), "answers": lambda c: answer(model, enc, meta, codes, talks, pixels, cached=c)}
     for what, work in works.items():
         if task == {"pictures": "understand", "answers": "generate"}[what]:
             continue
@@ -636,7 +644,8 @@ if __name__ == "__main__":
         print(f"{len(every)} pictures: {png}" + (f", which shows the first {len(shown)}" if len(shown) < len(every) else ""))
     if args.ask is not None:
         try:
-            print(answer(model, enc, meta, tok.encode(load(args.image, meta)[None]), [[(check_question(args.ask), "")]])[0])
+            pixels = load(args.image, meta)[None]
+            print(answer(model, enc, meta, tok.encode(pixels), [[(check_question(args.ask), "")]], pixels)[0])
         except ValueError as e:
             sys.exit(f"--image {args.image} --ask {args.ask[:60]!r}: {e}")
     if args.speed:

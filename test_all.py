@@ -3,7 +3,7 @@ test_all.py: the laws of the system, one a test, in the reading order of the fil
 
     python -m pytest -q test_all.py
 """
-import csv, json, re, runpy, shlex, shutil, sys
+import argparse, csv, json, re, runpy, shlex, shutil, sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 import aia, data, model, sample
+from model import PRESETS
 from data import HELD_OUT, KEY, QUERY, TARGET, TASKS, Object
 
 HERE = Path(__file__).parent
@@ -50,10 +51,16 @@ def train(toy, out, *args):
                "--aia_start", .5, "--reference", "paper", "--exam", 2, *args)
 
 
-def small_model(seed=0, **more):
+def small_config(arch="emu3", **flags):
+    none = dict.fromkeys(("split", "route", "experts", "shared", "see", "own_head", "match"))
+    c = model.Config(n_layer=3, n_head=2, n_embd=32, block_size=48, vocab_size=128, first_image=64, n_image=9, levels=(8, 7), patch=4)
+    return model.turn(c, argparse.Namespace(**none | {"arch": arch} | flags))
+
+
+def small_model(arch="emu3", **flags):
     """A network with random weights everywhere: fresh ones are silent, and silence would satisfy many laws."""
-    torch.manual_seed(seed)
-    net = model.Transformer(model.Config(**{"n_layer": 3, "n_head": 2, "n_embd": 32, "block_size": 48, "vocab_size": 128, "first_image": 64, "n_image": 9, "levels": (8, 8)} | more))
+    torch.manual_seed(0)
+    net = model.Transformer(small_config(arch, **flags))
     for p in net.parameters():
         if p.dim() == 2:
             torch.nn.init.normal_(p, std=.15)
@@ -202,7 +209,7 @@ def test_roles_of_the_two_sequences(toy):
 def test_condition_dropout_hides_the_whole_prompt_and_nothing_else(toy):
     ids, roles = (x[:4] for x in toy.rows["train"]["generate"])
     null = toy.enc._special_tokens["<|null|>"]
-    plain, dropped = data.to_batch(ids, roles), data.to_batch(ids, roles, np.array([True, False, True, False]), null)
+    plain, dropped = data.to_batch(ids, roles), data.to_batch(ids, roles, drop=np.array([True, False, True, False]), null=null)
     changed = plain["idx"] != dropped["idx"]
     assert torch.equal(changed[::2], plain["key"][::2]) and not changed[1::2].any()
     assert (dropped["idx"][changed] == null).all() and not dropped["key"][::2].any() and torch.equal(plain["at"], dropped["at"])
@@ -255,19 +262,26 @@ def test_your_own_pictures_good_and_bad(tmp_path, capsys):
 # model.py
 
 
-def test_fused_interaction_equals_explicit_gradients_too():
-    """The indicator channel is exact: with the causal mask, and with a cache whose rows are padded differently."""
-    net = small_model()
-    idx, key = torch.randint(0, 128, (3, 40)), torch.rand(3, 40) < .4
-    found = []
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("arch", PRESETS)
+def test_fused_interaction_equals_explicit_gradients_too(arch, task):
+    """The indicator channel is exact, however the network is taken apart."""
+    net = small_model(arch)
+    b = model.example(net.config, task, 3)
+    key, found = torch.rand(b["idx"].shape) < .4, []
     for explicit in (False, True):
         net.zero_grad()
-        logits, mass = net(idx, key, explicit=explicit)
-        (mass * torch.linspace(0, 1, 40)).sum().backward(retain_graph=True)
+        logits, mass = net(**b, key=key, explicit=explicit)
+        (mass * torch.linspace(0, 1, mass.size(2))).sum().backward(retain_graph=True)
         found.append([logits, mass] + [p.grad.clone() for p in net.parameters() if p.grad is not None])
     for fused, full in zip(*found):
         assert torch.allclose(fused, full, atol=1e-5), (fused - full).abs().max()
     assert mass.std() > .05, "and it is not a trivial one"
+
+
+def test_fused_equals_explicit_with_a_cache_whose_rows_are_padded_differently():
+    net = small_model()
+    idx, key = torch.randint(0, 128, (3, 40)), torch.rand(3, 40) < .4
     pad = torch.tensor([0, 5, 11])
     with torch.no_grad():
         for part in (slice(0, 30), slice(30, 40)):
@@ -297,12 +311,13 @@ def test_measuring_changes_no_logit():
     assert torch.allclose(net(idx)[0], net(idx, torch.rand(2, 30) < .5)[0], atol=1e-5)
 
 
-def test_no_token_sees_the_future():
-    net, idx = small_model(), torch.randint(0, 128, (2, 30))
-    other = idx.clone()
-    other[:, 20:] = torch.randint(0, 128, (2, 10))
-    a, b = net(idx)[0], net(other)[0]
-    assert torch.allclose(a[:, :20], b[:, :20], atol=1e-6) and not torch.allclose(a[:, 20:], b[:, 20:], atol=1e-2)
+@pytest.mark.parametrize("arch", PRESETS)
+def test_no_token_sees_the_future(arch):
+    net = small_model(arch)
+    b = model.example(net.config, "understand", 2)
+    a, b["idx"] = net(**b)[0], torch.cat((b["idx"][:, :30], torch.randint(0, 64, (2, b["idx"].size(1) - 30))), 1)
+    b = net(**b)[0]
+    assert torch.allclose(a[:, :30], b[:, :30], atol=1e-5) and not torch.allclose(a[:, 30:], b[:, 30:], atol=1e-2)
 
 
 def test_logits_at_some_places_are_the_same():
@@ -323,6 +338,120 @@ def test_cached_equals_uncached_and_padding_is_invisible():
         got += [net(picture[:, k:k + 1], cache=cache)[0] for k in range(9)]
     for logits, p, want in zip(torch.cat(got, 1), pad.tolist(), whole):
         assert torch.allclose(logits[p:], want, atol=1e-4)
+
+
+@pytest.mark.parametrize("arch", PRESETS)
+def test_cached_equals_uncached_for_every_architecture(arch):
+    net, pick = small_model(arch), lambda logits, k: logits[:, 64:120].argmax(-1) + 64
+    drawn = [sample.extend(net, [[1, 2, 3], [1, 2, 3, 4, 5]], 9, pick, "generate", cached=c) for c in (True, False)]
+    assert torch.equal(*drawn) and len(drawn[0].unique()) > 2
+    b = model.example(net.config, "understand", 2)
+    starts, pick = [b["idx"][0, :30].tolist(), b["idx"][1, :27].tolist()], lambda logits, k: logits[:, :64].argmax(-1)
+    said = [sample.extend(net, starts, 8, pick, "understand", b["pixels"], cached=c) for c in (True, False)]
+    assert torch.equal(*said)
+    alone = [sample.extend(net, starts[i:i + 1], 8, pick, "understand", b["pixels"][i:i + 1]) for i in range(2)]
+    assert torch.equal(said[0], torch.cat(alone)), "and what it was batched with does not matter"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# model.py: the dial
+
+SPLITS = [("norm", "modality"), ("qkv", "modality"), ("ffn", "modality"), ("norm,qkv,ffn", "modality"), ("norm,qkv,ffn", "generated"), ("norm,qkv,ffn,ends", "task")]
+
+
+@pytest.mark.parametrize("split, route", SPLITS)
+def test_equal_copies_are_the_dense_network(split, route):
+    """What start_from() makes of a dense network computes what that did, at the same price; and what trains apart is told apart."""
+    dense, net = small_model(), small_model(split=split, route=route)
+    net.start_from(dense.state_dict())
+    for task in TASKS:
+        b = model.example(net.config, task, 2)
+        assert torch.equal(net(**b)[0], dense(**b)[0])
+    costs = [model.cost(n.config) for n in (net, dense)]
+    assert costs[0]["flops"] == costs[1]["flops"] and costs[0]["active"] == costs[1]["active"] and costs[0]["total"] > costs[1]["total"]
+    with torch.no_grad():
+        for name, p in net.named_parameters():
+            if re.search(model.SECOND, name):
+                p.add_(torch.randn_like(p))
+    see, drawn = ((net(**b)[0] != dense(**b)[0]).any(-1)[0] for b in (model.example(net.config, t, 1) for t in ("understand", "generate")))
+    assert see.any() == (route == "modality") and drawn[-9:].all() and drawn[:-9].any() == (route == "task"), "each token computes its own copy only"
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("route", ["learned", "supervised", "oracle"])
+def test_experts_that_are_copies_of_one_ffn_are_the_dense_network(route, shared):
+    dense, net = small_model(), small_model(split="ffn", route=route, experts=3, shared=shared)
+    net.start_from(dense.state_dict())
+    for task in TASKS:
+        b = model.example(net.config, task, 2)
+        assert torch.allclose(net(**b)[0], dense(**b)[0], atol=1e-4)
+        loads = torch.stack([x.ffn.load for x in net.blocks])
+        assert torch.allclose(loads.sum(1), torch.ones(3)) and (route != "oracle" or not loads[:, 3:].any() == (task == "understand"))
+
+
+def test_one_expert_and_no_router_is_dense_exactly():
+    dense, net = small_model(), small_model(split="ffn", route="learned", experts=1)
+    net.start_from(dense.state_dict())
+    b = model.example(net.config, "generate", 2)
+    assert torch.equal(net(**b)[0], dense(**b)[0]) and torch.equal(net.blocks[0].ffn.load, torch.ones(1))
+
+
+def test_the_task_router_learns_the_task_and_the_plain_one_spreads_the_load():
+    supervised, plain = small_model("utamoe"), small_model("moe")
+    for net in (supervised, plain):
+        opt = torch.optim.Adam(net.parameters(), 1e-3)
+        for step in range(40):
+            for t in TASKS:
+                b = model.example(net.config, t, 8)
+                net(**b)
+                net.router_loss().backward()
+            opt.step()
+            opt.zero_grad()
+    assert supervised.router_loss() < .2 < np.log(2)
+    net = small_model("moe")
+    for n in (plain, net):
+        n(**model.example(n.config, "generate", 8))
+    assert plain.router_loss() < net.router_loss() - .02 and plain.router_loss() < 1.1, "1 is an even load"
+
+
+@pytest.mark.parametrize("arch", [a for a in PRESETS if a not in ("moe", "utamoe")])
+def test_compiles_whole(arch):
+    """No data-dependent sizes, so no graph break; a router has one, and says so."""
+    net = small_model(arch)
+    torch._dynamo.reset()
+    for task in TASKS:
+        b = model.example(net.config, task, 2)
+        assert torch.allclose(torch.compile(net, backend="eager", fullgraph=True)(**b)[0], net(**b)[0], atol=1e-5)
+
+
+def test_a_width_is_found_for_equal_cost():
+    for how, which in (("active", "flops"), ("total", "total")):
+        c = small_config("evev2", match=how)
+        off = lambda c: abs(model.cost(c)[which] / model.cost(small_config())[which] - 1)
+        assert off(c) <= min(off(model.replace(c, n_embd=c.n_embd + d)) for d in (-4, 4))
+
+
+def test_the_frame_of_a_picture_in_patches(toy):
+    """<|cls|>, and <|row|> after each row: image tokens, keys, never targets; what is asked and answered stays as it was."""
+    c = small_config("evev2")
+    assert data.frame([1, 2] + [70] * 9 + [3], c) == pytest.approx([1, 2, 120] + [70, 70, 70, 121] * 3 + [3])
+    c = model.Config(first_image=toy.meta["first_image"], see="patches")
+    rows = [x[:2] for x in toy.rows["train"]["understand"]]
+    plain, framed = data.to_batch(*rows), data.to_batch(*rows, c=c)
+    assert framed["key"].sum() == plain["key"].sum() + 2 * 9 and torch.equal(framed["targets"][framed["at"]], plain["targets"][plain["at"]])
+
+
+@pytest.mark.parametrize("see", ["patches", "encoder"])
+def test_other_eyes_see_pixels_and_not_tokens(see):
+    net = small_model(see=see)
+    b = model.example(net.config, "understand", 2)
+    first, idx, codes = net(**b)[0], b["idx"].clone(), (b["idx"] >= 64) & (b["idx"] < 120)
+    idx[codes] = 64
+    assert torch.equal(net(**b | {"idx": idx})[0], first)
+    b["pixels"][:, -1, -1] = 255 - b["pixels"][:, -1, -1]
+    other = net(**b)[0]
+    last = codes[0].nonzero()[0 if see == "encoder" else -1].item()  # the encoder looks both ways, patches stand for themselves
+    assert torch.allclose(other[:, :last], first[:, :last], atol=1e-6) and (other[:, last] != first[:, last]).any()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -436,6 +565,31 @@ def test_the_network_learns_both_tasks(trained, toy):
         assert losses[-1][t] < losses[0][t] - 1
 
 
+@pytest.mark.parametrize("arch", [a for a in PRESETS if a != "emu3"])
+def test_every_architecture_trains_with_aia_and_is_scored(toy, tmp_path, arch, capsys):
+    assert train(toy, tmp_path / arch, "--arch", arch, "--steps", 3, "--aia", .1, "--exam", 1) is None
+    assert {"toy-GenEval", "toy-MMVP"} <= json.loads((tmp_path / arch / "scores.json").read_text()).keys()
+    _, config = model.load_model(tmp_path / arch)
+    assert config["train"]["arch"] == arch and config["model"]["route"] == PRESETS[arch].get("route", "modality")
+
+
+def test_a_frozen_weight_is_bit_identical_afterwards(toy, trained, tmp_path, monkeypatch):
+    """EVEv2's first two stages, from a dense network: new eyes and the vision copies train, the text copies and the rest stay what they were."""
+    monkeypatch.setitem(PRESETS["evev2"], "stages", [s | {"share": .5} for s in PRESETS["evev2"]["stages"][:2]])
+    assert train(toy, tmp_path / "x", "--arch", "evev2", "--init_from", trained, "--steps", 10) is None
+    before, after = weights(trained, "pretrained.pt"), weights(tmp_path / "x")
+    for name, w in after.items():
+        if re.search(model.SECOND, name):
+            assert not torch.equal(w, before[name.replace(".1.weight", ".0.weight").replace("ffn.1", "ffn.0")]), name
+        elif not name.startswith("eyes"):
+            assert torch.equal(w, before[name]), name
+    monkeypatch.setitem(PRESETS["evev2"], "stages", [{"share": 1., "train": "eyes"}])
+    assert train(toy, tmp_path / "y", "--arch", "evev2", "--init_from", trained, "--steps", 10) is None
+    eyes = lambda out: {k: v for k, v in weights(out).items() if k.startswith("eyes")}
+    assert same({k: v for k, v in weights(tmp_path / "y").items() if re.search(model.SECOND, k)}, {k: before[re.sub(r"(norm.|qkv|proj|ffn)\.1", r"\1.0", k)] for k in after if re.search(model.SECOND, k)})
+    assert not same(eyes(tmp_path / "y"), eyes(tmp_path / "x"))
+
+
 def test_a_missing_reference_is_trained_and_kept(toy, tmp_path):
     """Any data set but the toy world has no shipped curves; two short single-task runs make them."""
     shutil.copytree(toy.folder, tmp_path / "mine")
@@ -495,12 +649,14 @@ def test_scoring_by_one_pass_equals_answering_word_by_word(toy, trained):
     net, _ = model.load_model(trained)
     tok = data.load_tokenizer(trained / "tokenizer.pt")
     scenes = data.make_scenes(6, 9)
-    codes = tok.encode(np.stack([np.asarray(data.render(s)) for s in scenes])).numpy()
+    pictures = data.render_all(scenes)
+    codes = tok.encode(pictures).numpy()
     asked = [(c, q, a) for s, c in zip(scenes, codes) for _, q, a in data.questions(s, np.random.default_rng(0))[:3]]
+    pixels = np.stack([pictures[(codes == c).all(1)][0] for c, _, _ in asked])
     said = sample.answer(net, toy.enc, toy.meta, torch.tensor(np.stack([c for c, _, _ in asked])), [[(q, "")] for _, q, _ in asked])
     for truth in ("the answer", "what it says"):
         rows = [data.make_row(toy.enc, toy.meta["first_image"], c, turns=[(q, a if truth == "the answer" else s)]) for (c, q, a), s in zip(asked, said)]
-        right = sample.answered(net, toy.meta, *data.pack(rows, max(len(r[0]) for r in rows), toy.enc._special_tokens["<|pad|>"]))
+        right = sample.answered(net, toy.meta, *data.pack(rows, max(len(r[0]) for r in rows), toy.enc._special_tokens["<|pad|>"]), pixels)
         assert right.tolist() == [truth == "what it says" or s == a for (_, _, a), s in zip(asked, said)]
 
 
@@ -604,7 +760,8 @@ def test_aia_prints_and_draws_the_curves_of_several_runs(trained, tmp_path, caps
 
 @pytest.mark.parametrize("args, why", [(("--ratio", "1-1"), "wanted is generate:understand"), (("--data", "nowhere/mine"), "no data set here"),
                                        (("--init_from", "nowhere"), "no run here"), (("--reference", "nowhere"), "no run here"),
-                                       (("--batch_size", 1), "too few rows for both tasks")])
+                                       (("--batch_size", 1), "too few rows for both tasks"), (("--split", "ffm"), "none of norm, qkv, ffn, ends"),
+                                       (("--split", "qkv", "--route", "learned"), "routers choose among copies of ffn"), (("--experts", 2), "needs a router")])
 def test_train_refuses_with_one_line(toy, tmp_path, args, why):
     said = train(toy, tmp_path / "x", *args)
     assert why in said and "\n" not in said

@@ -4,8 +4,9 @@ train.py: one loop, from arguments to checkpoint. The last file to read.
     python train.py --aia 0.1                               # the main job: pre-train on both tasks, then fine-tune with AIA
     python train.py --init_from out/run --aia 0.1           # only the second phase, from the weights where another run's began
     python train.py --task generate                         # a single-task network
+    python train.py --arch evev2 --init_from out/run        # taken apart, from a unified network's weights (see model.py's table)
 """
-import argparse, csv, os, signal, subprocess, sys, time
+import argparse, csv, json, os, re, signal, subprocess, sys, time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,17 +17,19 @@ from tqdm import tqdm
 
 from aia import aia_loss, distance, draw_curves, interaction, measure, reference
 from data import KEY, TASKS, Help, build_toy, load_dataset, load_tokenizer, save_json, save_tokenizer, to_batch
-from model import SIZES, Config, Transformer, latest_run, load_model
+from model import PRESETS, SIZES, Config, Transformer, cost, dial_flags, latest_run, load_model, turn
 from sample import draw, geneval_prompts, score, sheet, table
 
 # ---------------------------------------------------------------------------------------------------------------------
 # arguments
 
 p = argparse.ArgumentParser(description="Train one network to draw and to see.", formatter_class=Help)
+dial_flags(p)
+p.add_argument("--stages", choices=("on", "off"), default="on", help="the preset's training stages, if it has any; off trains everything jointly")
 p.add_argument("--aia", type=float, default=0., help="weight of the AIA loss; 0 is off, bit for bit")
 p.add_argument("--aia_start", type=float, help="share of the steps after which the second phase begins: a fresh learning-rate schedule, in which AIA acts; "
                "0 is from scratch (default: 0.6, or 0 with --init_from)")
-p.add_argument("--init_from", help="folder of a run to start from: its weights at the end of its first phase")
+p.add_argument("--init_from", help="folder of a run to start from: its weights at the end of its first phase; with another --arch, the copies start from an emu3's weights")
 p.add_argument("--reference", default="small", help="whose curves are the target: small | paper | a run's folder (or two: OUT1,OUT2)")
 p.add_argument("--task", choices=("both",) + TASKS, default="both", help="train on both tasks or on one")
 p.add_argument("--ratio", default="1:1", help="generate:understand rows in a batch")
@@ -47,19 +50,28 @@ if args.resume:
     args.out = args.out or latest_run()
     _, saved_config = load_model(args.out)
     vars(args).update({k: v for k, v in saved_config["train"].items() if k not in ("out", "device", "resume")})
-try:
-    n_gen, n_und = (int(x) for x in args.ratio.split(":"))
-    assert min(n_gen, n_und) >= 0 < n_gen + n_und
-except (ValueError, AssertionError):
-    sys.exit(f"--ratio {args.ratio}: wanted is generate:understand, such as 1:1 or 2:1")
 for name, low in (("steps", 1), ("batch_size", 1), ("eval_every", 1), ("exam", 1), ("aia", 0), ("lr", 0), ("aia_start", 0), ("seed", 0)):
     if (value := getattr(args, name)) is not None and not low <= value <= (1 if name == "aia_start" else float("inf")):
         sys.exit(f"--{name} {value}: wanted is {'a share from 0 to 1' if name == 'aia_start' else f'at least {low}'}")
-share = n_gen / (n_gen + n_und) if args.task == "both" else float(args.task == "generate")
-n_gen = round(args.batch_size * share)
-rows_of_task = {"generate": n_gen, "understand": args.batch_size - n_gen}  # in each batch
-if 0 < share < 1 and 0 in rows_of_task.values():
-    sys.exit(f"--batch_size {args.batch_size}: too few rows for both tasks at --ratio {args.ratio}; take more, or one --task")
+
+
+def rows_of_tasks(ratio):
+    """How many rows of each task a batch has."""
+    try:
+        n_gen, n_und = (int(x) for x in ratio.split(":"))
+        assert min(n_gen, n_und) >= 0 < n_gen + n_und
+    except (ValueError, AssertionError):
+        sys.exit(f"--ratio {ratio}: wanted is generate:understand, such as 1:1 or 2:1")
+    share = n_gen / (n_gen + n_und) if args.task == "both" else float(args.task == "generate")
+    n_gen = round(args.batch_size * share)
+    if 0 < share < 1 and n_gen in (0, args.batch_size):
+        sys.exit(f"--batch_size {args.batch_size}: too few rows for both tasks at --ratio {ratio}; take more, or one --task")
+    return {"generate": n_gen, "understand": args.batch_size - n_gen}
+
+
+rows_of_task = rows_of_tasks(args.ratio)
+stages = PRESETS[args.arch].get("stages", []) if args.stages == "on" else []
+stages = stages or [{"share": 1., "train": ""}]
 
 device = args.device or ("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
 try:
@@ -69,7 +81,7 @@ except (RuntimeError, AssertionError) as e:
     sys.exit(f"--device {device}: cannot be used here ({str(e).splitlines()[0]})")
 args.size = args.size or ("small" if kind == "cuda" else "nano")
 args.data = args.data or f"data/toy-{args.size}"
-args.out = args.out or f"out/{'aia' if args.aia else args.task}-{args.size}"
+args.out = args.out or f"out/{'aia' if args.aia else args.task if args.arch == 'emu3' else args.arch}-{args.size}"
 args.steps = args.steps or {"nano": 2400, "small": 4000, "base": 10000}[args.size]
 args.eval_every = args.eval_every or max(1, args.steps // 10)
 if args.aia_start is None:
@@ -99,16 +111,18 @@ for task in tasks:
 
 torch.manual_seed(args.seed)
 L, H, C = SIZES[args.size]
-config = Config(L, H, C, meta["block_size"], meta["vocab_size"], meta["first_image"], meta["n_image"], list(tok.levels))
+config = turn(Config(L, H, C, meta["block_size"], meta["vocab_size"], meta["first_image"], meta["n_image"], list(tok.levels), tok.patch), args)
 model = Transformer(config).to(device)
 if args.init_from and not args.resume:
     # a run of two phases is branched where its second began
     file = "pretrained.pt" if (Path(args.init_from) / "pretrained.pt").exists() else "ckpt.pt"
     other, about = load_model(args.init_from, device, file)
-    if about["model"] != asdict(config) or about["data"]["merges"] != meta["merges"]:
-        sys.exit(f"--init_from {args.init_from}: a network of another shape or data set ({about['train']['size']}, {about['train']['data']}); "
-                 f"train with its --size and --data")
-    model.load_state_dict(other.state_dict())
+    mine, dial = json.loads(json.dumps(asdict(config))), ("split", "route", "experts", "shared", "see", "own_head", "block_size")
+    alike = all(mine[k] == v for k, v in about["model"].items() if k not in dial) and about["data"]["merges"] == meta["merges"]
+    if not alike or about["model"] != mine and about["train"]["arch"] != "emu3":
+        sys.exit(f"--init_from {args.init_from}: a network of another shape or data set ({about['train']['arch']}, {about['train']['size']}, {about['train']['data']}); "
+                 f"train with its --size and --data, and with its --arch if it is not an emu3")
+    model.start_from(other.state_dict())
     print(f"starting from {args.init_from}/{file}")
 
 ref = reference(args.reference, L, args.size, args.steps, data, device)
@@ -126,26 +140,12 @@ if args.aia and (missing := [t for t in tasks if t not in ref]):
     sys.exit(f"--reference {args.reference}: says nothing of {missing[0]}; name a run trained on it too: OUT1,OUT2")
 if ref:
     targets = {t: [torch.tensor(ref[t][k], device=device)[:, None] for k in ("T", "d")] for t in TASKS if t in ref}  # (L, 1) each
-
-
-def optimizers():
-    """Muon (Jordan et al. 2024) for the blocks' matrices, AdamW for embeddings, head and gains, at 0.4 of its learning rate."""
-    matrices = {n: q for n, q in model.named_parameters() if q.dim() == 2 and n.startswith("blocks")}
-    rest = [q for n, q in model.named_parameters() if n not in matrices]
-    return [torch.optim.Muon(matrices.values(), lr=args.lr, momentum=.95, weight_decay=.01),
-            torch.optim.AdamW(rest, lr=args.lr * .4, betas=(.9, .95), weight_decay=0., fused=True)]
-
-
-print(f"{sum(q.numel() for q in model.parameters()) / 1e6:.2f}M parameters, {model.flops_per_token() / 1e6:.1f} MFLOP a token of training")
-opts = optimizers()
+price = cost(config)
+print(f"{args.arch}: {price['total'] / 1e6:.2f}M parameters, {price['active'] / 1e6:.2f}M active, {price['flops'] / 1e6:.1f} MFLOP a token of training")
+opts = model.optimizers(args.lr)
 
 # ---------------------------------------------------------------------------------------------------------------------
 # evaluation
-
-
-def rows_of(split, task, at):
-    ids, roles = data.rows[split][task]
-    return ids[at], roles[at]
 
 
 def row_losses(logits, b):
@@ -161,8 +161,8 @@ def evaluate(n):
     for task in tasks:
         m, total = min(n, len(data.rows["val"][task][0])), 0.
         for i in range(0, m, 100):
-            b = to_batch(*rows_of("val", task, np.arange(i, min(i + 100, m))), device=device)
-            total += row_losses(model(b["idx"], at=b["at"])[0], b).sum().item()
+            b = to_batch(*(x[i:min(i + 100, m)] for x in data.rows["val"][task]), device=device, c=config)
+            total += row_losses(model(b["idx"], None, b["at"], b["task"], b.get("pixels"))[0], b).sum().item()
         losses[task] = total / m
     return losses
 
@@ -179,6 +179,7 @@ elif args.task != "understand":
 out.mkdir(parents=True, exist_ok=True)
 first_step, history, minutes = 0, [], 0.
 columns = ["step", "phase", "lr"] + [f"{k}_{t}" for k in ("loss", "aia", "val", "distance") for t in TASKS]
+columns += [f"load_{t}" for t in TASKS] * config.routed()  # share of tokens each expert took, mean over layers
 if args.resume:
     saved = torch.load(out / "ckpt.pt", map_location=device, weights_only=True)
     if "opts" not in saved:
@@ -209,15 +210,16 @@ def save(name, **more):
 
 
 signal.signal(signal.SIGINT, lambda *_: sys.exit(f"\nstopped; go on with: python train.py --out {out} --resume"))
-clock = time.time()
+clock, stage, until = time.time(), None, np.cumsum([s["share"] for s in stages]) * args.steps
 rows_tokens = args.batch_size * sum(data.rows["train"][t][0].shape[1] - 1 for t in tasks) / len(tasks)  # a step, about
+route = config.route
 bar = tqdm(total=args.steps, initial=first_step, desc="train", smoothing=.05)
 for step in range(first_step, args.steps + 1):
     phase = int(begin <= step and begin < args.steps)
     # once in a while: evaluate, save, draw
     if step == begin and 0 < step < args.steps:
         save("pretrained.pt")
-        opts = optimizers()  # a fresh schedule starts with fresh moments
+        opts = model.optimizers(args.lr)  # a fresh schedule starts with fresh moments
     if step % args.eval_every == 0 or step in (begin, args.steps):
         val, now = evaluate(1000 if step == args.steps else 250), measure(model, data)
         d = distance(now, ref or {})
@@ -234,30 +236,38 @@ for step in range(first_step, args.steps + 1):
     if step == args.steps:
         break
 
+    if stage != (stage := stages[min(np.searchsorted(until, step + .5), len(stages) - 1)]):
+        for name, q in model.named_parameters():
+            q.requires_grad_(bool(re.search(stage["train"], name)))  # what does not train has no gradient, and no optimiser touches it
+        model.config.route, rows_of_task = stage.get("route", route), rows_of_tasks(stage.get("ratio", args.ratio))
+
     # each phase has its own schedule: a short warm-up, then down to nothing; the second, on a trained network, at half the height
     first, last = (begin, args.steps) if phase else (0, begin)
-    lr = min(1, (step - first + 1) / 50, (last - step) / (last - first) * 1.5) * (.5 if first or args.init_from else 1)
+    lr = min(1, (step - first + 1) / 50, (last - step) / (last - first) * 1.5) * (.5 if first or args.init_from else 1) * stage.get("lr", 1)
     for o, peak in zip(opts, (args.lr, args.lr * .4)):
         for g in o.param_groups:
             g["lr"] = lr * peak
 
     # a batch depends on the seed and the phase's step alone: a resumed run goes on with the very rows, and so does a branch
     rng, null = np.random.default_rng([args.seed, phase, step - first]), data.enc._special_tokens["<|null|>"]
-    each, align = {}, bool(args.aia) and phase == 1
+    each, load, align = {}, {}, bool(args.aia) and phase == 1
     for task in tasks:  # one after the other, as their rows differ in length; the gradients add up
         n = rows_of_task[task]
         if n == 0:
             continue
         at = np.sort(rng.integers(len(data.rows["train"][task][0]), size=n))
         drop = (rng.random(n) < .1) & (task == "generate")  # condition dropout, for classifier-free guidance
-        b = to_batch(*rows_of("train", task, at), drop, null, device)
+        b = to_batch(*(x[at] for x in data.rows["train"][task]), drop=drop, null=null, device=device, c=config)
         with torch.autocast(kind, torch.bfloat16, enabled=dtype == "bfloat16"):
-            logits, mass = model(b["idx"], b["key"] if align else None, at=b["at"])
+            logits, mass = model(b["idx"], b["key"] if align else None, b["at"], task, b.get("pixels"))
         loss = each[f"loss_{task}"] = row_losses(logits, b).mean()
         if align:
             each[f"aia_{task}"] = aia_loss(interaction(mass, b["query"]), b["key"].any(1) & b["query"].any(1), *targets[task])
             loss = loss + args.aia * each[f"aia_{task}"]
-        (loss * n / args.batch_size).backward()
+        if config.routed():
+            loss, load[task] = loss + .01 * model.router_loss(), torch.stack([b.ffn.load for b in model.blocks]).mean(0)
+        if loss.requires_grad:  # a stage may train nothing that this task uses
+            (loss * n / args.batch_size).backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.)
     for o in opts:
         o.step()
@@ -265,7 +275,7 @@ for step in range(first_step, args.steps + 1):
     bar.update()
     if step % 20 == 0:
         each = {k: v.item() for k, v in each.items()}
-        record(step=step, phase=phase, lr=lr * args.lr, **each)
+        record(step=step, phase=phase, lr=lr * args.lr, **each, **{f"load_{t}": " ".join(f"{x:.2f}" for x in v.tolist()) for t, v in load.items()})
         speed = (step + 1 - first_step) * rows_tokens / (time.time() - clock)
         bar.set_postfix({k: f"{v:.3f}" for k, v in each.items()} | {"tok/s": f"{speed:,.0f}"})
 bar.close()
