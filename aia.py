@@ -7,8 +7,9 @@ aia.py: Attention Interaction Alignment (Zheng et al., arXiv 2511.22663). Read i
   4. the picture       of the curves
 
     python aia.py OUT [OUT ...]      # the curves of runs as a table, and side by side as one picture
+    python aia.py A0,A1,A2 B0,B1,B2  # the same of means over seeds
 """
-import argparse, json, sys
+import argparse, json, os, sys
 from itertools import combinations
 from pathlib import Path
 
@@ -137,11 +138,13 @@ INK, GRID, HUE = (40, 40, 46), (226, 226, 230), {"generate": (217, 95, 2), "unde
 
 def draw_curves(runs, path):
     """
-    runs: [(title, {"history": [...], "reference": ...})] -> a PNG with one panel a run. Per task: solid the curve now with a band of one standard
-    deviation over samples, thin where training (or the AIA phase) began, dashed the reference.
+    runs: [(title, {"history": [...], "reference": ..., "notes": [lines]})] -> a PNG with one panel a run, its notes above. Per task: solid the curve now with a band of one standard
+    deviation over samples (or seeds, see mean_run), thin where training (or the AIA phase) began, dashed the reference.
     """
     S = 2  # drawn twice as large, then reduced: Pillow's lines have no antialiasing
-    W, H, left, top, bottom = 400, 330, 56, 46, 50
+    notes = max(len(r.get("notes", ())) for _, r in runs)
+    W, left, top, bottom = 400 if len(runs) < 5 else 250, 56, 46 + 16 * notes, 50
+    H = 284 + top
     font, small = ImageFont.load_default(15 * S), ImageFont.load_default(12 * S)
     page = Image.new("RGB", (W * len(runs) * S, (H + (46 if len(runs) == 1 else 30)) * S), "white")
     draw = ImageDraw.Draw(page, "RGBA")
@@ -160,8 +163,10 @@ def draw_curves(runs, path):
             draw.text((X(l), Y(0) + 6 * S), str(l), INK, small, "ma")
         draw.text((X((L - 1) / 2), Y(0) + 23 * S), "layer", INK, small, "ma")
         draw.text((X((L - 1) / 2), 10 * S), title, INK, font, "ma")
+        for i, note in enumerate(run.get("notes", ())):
+            draw.text((X((L - 1) / 2), (30 + 16 * i) * S), note, INK, small, "ma")
         if p == 0:
-            draw.text((8 * S, 22 * S), "interaction", INK, small, "la")
+            draw.text((8 * S, (top - 24) * S), "interaction", INK, small, "la")
 
         def line(values, color, width, dash=False):
             points = [(X(l), Y(v)) for l, v in enumerate(values)]
@@ -194,22 +199,48 @@ def draw_curves(runs, path):
     page.resize((page.width // S, page.height // S), Image.LANCZOS).save(path)
 
 
+def load_run(folder):
+    """The curves of a run's folder, as draw_curves wants them, with its config, and its scores if it has any. Exits with one line if there are none."""
+    file = Path(folder) / "interaction.json"
+    try:
+        run = json.loads(file.read_text())
+        run["history"][-1]["step"]  # raises here what is no history
+        config, scores = (json.loads(f.read_text()) if (f := Path(folder) / name).exists() else {} for name in ("config.json", "scores.json"))
+        return run | {"model": config.get("model", {}), "scores": {k: v["run"] for k, v in scores.get("summary", {}).items()}}
+    except FileNotFoundError:
+        sys.exit(f"{file}: no such file; the folder of a run that train.py made is wanted")
+    except (ValueError, KeyError, IndexError, TypeError) as e:
+        sys.exit(f"{file}: not the curves of a run ({type(e).__name__}: {e}); train the run again")
+
+
+def mean_run(folders):
+    """Runs that differ by their seed as one: the mean of their curves, with the standard deviation over seeds in the place of that over samples, and notes on what it is and scores."""
+    runs = [load_run(f) for f in folders]
+    if len({(len(r["history"]), r["history"][-1]["step"]) for r in runs}) > 1:
+        sys.exit(f"{','.join(folders)}: runs of different length have no mean; name them apart")
+    m, history = runs[0]["model"], runs[0]["history"]
+    if len(runs) > 1:
+        curves = lambda hs, t: np.array([h[t]["mean"] for h in hs])
+        history = [hs[0] | {t: {"mean": curves(hs, t).mean(0).tolist(), "std": curves(hs, t).std(0, ddof=1).tolist()} for t in TASKS if t in hs[0]}
+                   for hs in zip(*(r["history"] for r in runs))]
+    notes = [f"{'+'.join(m['split'])} by {m['route']}" if m.get("split") else "nothing split"] if m else []
+    notes += [f"sees {m['see']}{', own head' * m['own_head']}"] if "see" in m else []
+    for name in ("toy-GenEval", "answered"):
+        if all(name in r["scores"] for r in runs):
+            v = [r["scores"][name] for r in runs]
+            notes.append(f"{name} {np.mean(v):.3f}" + (f" ± {np.std(v, ddof=1):.3f}" if len(v) > 1 else ""))
+    return {"history": history, "reference": runs[0].get("reference"), "notes": notes}
+
+
 if __name__ == "__main__":
     p = argparse.ArgumentParser(description="The interaction curves of runs: a table and one picture.", formatter_class=Help)
-    p.add_argument("out", nargs="*", help="folders of runs (default: the latest under out/)")
+    p.add_argument("out", nargs="*", help="folders of runs; those joined by commas are seeds of one, and shown as their mean (default: the latest under out/)")
     p.add_argument("--png", help="where the picture goes (default: interaction.png in the run, or out/interaction.png for several)")
     args = p.parse_args()
-    runs = []
-    for folder in args.out or [latest_run()]:
-        file = Path(folder) / "interaction.json"
-        try:
-            runs.append((Path(folder).name, json.loads(file.read_text())))
-            runs[-1][1]["history"][-1]["step"]  # raises here what is no history
-        except FileNotFoundError:
-            sys.exit(f"{file}: no such file; the folder of a run that train.py made is wanted")
-        except (ValueError, KeyError, IndexError, TypeError) as e:
-            sys.exit(f"{file}: not the curves of a run ({type(e).__name__}: {e}); train the run again")
-    for (name, run), folder in zip(runs, args.out or [latest_run()]):
+    args.out = [x.split(",") for x in args.out or [latest_run()]]
+    title = lambda names: names[0] if len(names) == 1 else f"{os.path.commonprefix(names).rstrip('-_')}, {len(names)} seeds"
+    runs = [(title([Path(x).name for x in f]), mean_run(f)) for f in args.out]
+    for name, run in runs:
         now, ref = run["history"][-1], run.get("reference") or {}
         print(f"\n{name}, step {now['step']}, reference: {ref.get('name', 'none')}\n{'layer':>6}" + "".join(f"{t:>18}{'reference':>11}" for t in TASKS))
         for l in range(max(len(now[t]["mean"]) for t in TASKS if t in now)):
@@ -219,7 +250,7 @@ if __name__ == "__main__":
             c, d = correlation(h), distance(h, ref)
             print(f"{what:>9}: correlation of the two curves {'n/a' if c is None else f'{c:+.2f}'}; distance to the reference "
                   + (", ".join(f"{t} {v:.3f}" for t, v in d.items()) or "n/a"))
-    png = args.png or (Path(args.out[0] if args.out else latest_run()) / "interaction.png" if len(runs) == 1 else "out/interaction.png")
+    png = args.png or (Path(args.out[0][0]) / "interaction.png" if args.out == [args.out[0][:1]] else "out/interaction.png")
     try:
         Path(png).parent.mkdir(parents=True, exist_ok=True)
         draw_curves(runs, png)

@@ -481,7 +481,7 @@ def pack(rows, length, pad):
 def to_batch(ids, roles, pixels=None, drop=None, null=None, device="cpu", c=None):
     """
     What the model and the losses need of rows (B, T + 1): idx (B, T) inputs, targets (B, T), and masks (B, T): at (a target follows), query, key;
-    their task (rows to understand bring their pixels), and pixels (B, S, S, 3) uint8. c: the Config of a model that wants its rows otherwise (see frame and model.Routing).
+    their task (rows to understand bring their pixels), and pixels (B, S, S, 3) uint8. c: the Config of a model that wants its rows otherwise (see frame and model.Copies).
     drop (B,): rows whose prompt becomes <|null|> (for classifier-free guidance); they have no keys.
     """
     if c and pixels is not None:
@@ -565,7 +565,7 @@ def write_dataset(out, meta, tokens, tok, rows, pixels):
                 files[file.name] = {"shape": array.shape, "sha256": checksum(file)}
     save_tokenizer(part / "tokenizer.pt", tok)
     save_json(part / "meta.json", meta | {
-        "version": VERSION, "block_size": max(longest.values()) - 1, "first_image": first_image, "vocab_size": -(-(first_image + tok.n_codes + 2) // 64) * 64,
+        "version": VERSION, "block_size": max(longest.values()), "first_image": first_image, "vocab_size": -(-(first_image + tok.n_codes + 2) // 64) * 64,
         "n_codes": tok.n_codes, "merges": [t.decode("latin-1") for t in tokens[256:]], "files": files})
     shutil.rmtree(out, ignore_errors=True)
     os.replace(part, out)

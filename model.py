@@ -20,10 +20,11 @@ from pathlib import Path
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from data import Help, frame
+from data import CANVAS, TASKS, Help, frame
 
 # n_layer, n_head, n_embd: nano for a laptop's CPU, small for minutes on one GPU, base for an afternoon on it
 SIZES = {"nano": (6, 4, 128), "small": (8, 8, 512), "base": (12, 12, 768)}
@@ -56,33 +57,38 @@ class Config:
         return "ffn" in self.split and self.route in ("learned", "supervised", "oracle")
 
 
-# A preset is what it changes in Config. Facts and sources: each paper; deviations are said here. A stage is the share of the steps it takes, what trains in
-# it (a pattern of weights' names; all else is frozen), and what else it changes: generate:understand rows, learning rate, route. The papers' stages start from a
-# trained language model, so start these from a trained emu3 (--init_from); learning rates are milder than theirs, as these runs are short.
+# A preset is what it changes in Config; deviations from its paper are said here. A stage is the share of the steps it takes, what trains in it (a pattern of
+# weights' names; all else is frozen), and what else it changes: generate:understand rows, learning rate, route. The papers' stages start from a trained
+# language model, these from a trained emu3 (--init_from); learning rates are milder than theirs, as these runs are short.
 ALL = ("norm", "qkv", "ffn")
 SECOND = r"(norm[12]|qkv|proj|ffn)\.1\."  # the names of second copies
 PRESETS = {
     # Wang et al. 2024, arXiv 2409.18869: everything is a token
     "emu3": {},
-    # Chen et al. 2025, arXiv 2501.17811: two encoders, two heads, one transformer. Here the encoder that sees is trained from nothing, not SigLIP
+    # Chen et al. 2025, arXiv 2501.17811: two encoders, two heads, one transformer. The encoder that sees starts from nothing, not from SigLIP
     "januspro": {"see": "encoder", "own_head": True, "stages": [
         {"share": .1, "train": r"eyes\.adapter|own_", "ratio": "3:1"},
         {"share": .5, "train": r"^(?!eyes\.(patch|place|block|norm))", "ratio": "5:2"},
         {"share": .4, "train": "", "ratio": "4:5", "lr": .5}]},
-    # Diao et al. 2025, arXiv 2502.06788: all weights by modality. The paper only sees; here it draws as emu3 does
+    # Diao et al. 2025, arXiv 2502.06788: all weights by modality. The paper only sees; here it draws as emu3 does. <|cls|> and <|row|> are rows of
+    # the embedding, so they train in the last stage only
     "evev2": {"split": ALL, "route": "modality", "see": "patches", "stages": [
-        {"share": .1, "train": r"eyes"},
+        {"share": .1, "train": r"eyes", "ratio": "0:1"},
         {"share": .3, "train": r"eyes|" + SECOND},
         {"share": .6, "train": ""}]},
-    # Deng et al. 2025, arXiv 2505.14683: all weights by whether a token is of a picture being drawn. Its discrete variant: the paper draws by flow, attends both ways within a picture, splits the final norm too
-    "bagel": {"split": ALL, "route": "generated", "see": "encoder"},
-    # Zhang et al. 2025, arXiv 2506.03591: experts per task in a Janus-Pro, and a shared one. The second stage trains all at half the learning rate in LoRA's place
+    # Deng et al. 2025, arXiv 2505.14683: all weights by whether a token is of a picture being drawn. This is a discrete variant: the paper draws by
+    # flow, attends both ways within a picture, and splits the final norm too
+    "bagel": {"split": ALL, "route": "generated", "see": "encoder", "stages": [
+        {"share": .1, "train": r"eyes\.adapter", "ratio": "0:1"},
+        {"share": .9, "train": ""}]},
+    # Zhang et al. 2025, arXiv 2506.03591: experts per task in a Janus-Pro, and a shared one. The second stage trains all at half the learning rate, in
+    # LoRA's place
     "utamoe": {"split": ("ffn",), "route": "supervised", "experts": 2, "shared": True, "see": "encoder", "own_head": True, "stages": [
-        {"share": .4, "train": r"experts|shared", "route": "oracle"},
+        {"share": .4, "train": r"experts|shared|router|mix", "route": "oracle"},
         {"share": .6, "train": "", "lr": .5}]},
     # the control: a plain mixture of experts that is told nothing (Fedus et al. 2021, arXiv 2101.03961)
     "moe": {"split": ("ffn",), "route": "learned", "experts": 4},
-    # the far end: two single-task networks that share nothing
+    # the far end: two single-task networks that share nothing (but the clipping of their gradients)
     "separate": {"split": ALL + ("ends",), "route": "task"},
 }
 
@@ -93,7 +99,7 @@ PRESETS = {
 class Copies(nn.ModuleList):
     """
     One module, or several of the same shape of which each token uses one. Tokens come sorted by copy, so that each copy's are a slice: no token is
-    computed twice, none is masked, and where the sizes follow from the shape of a row (all routes but the routers') nothing waits for data.
+    computed twice, none is masked, and where the sizes follow from the shape of a row (all routes but routers) nothing waits for data.
     """
     def forward(self, x, sizes):
         """x (N, C): sizes[0] tokens of copy 0, then sizes[1] of copy 1, ... -> the same rows (N, C')"""
@@ -119,12 +125,13 @@ class FFN(nn.Module):
 
 class Experts(nn.Module):
     """
-    FFN copies chosen per token by a router. A token's expert is as wide as the dense FFN, or with a shared expert both are half as wide: an FFN is a sum over its hidden units,
-    so what a token costs is the dense network's. The weight of the chosen one is 1 in value, its probability p in gradient.
-      learned      one softmax over all experts; loss: their load, E sum_i f_i p_i (Fedus et al. 2021, eq. 4: f_i share of tokens, p_i mean probability)
-      supervised   first the task, by a router that learns it from its label (loss: cross-entropy), then an expert among that task's
-      oracle       the label itself, then an expert among that task's
-    After a forward: .aux, the router's loss, and .load (experts,), the share of tokens each took.
+    FFN copies chosen per token by a router. An expert is as wide as the dense FFN, or with a shared expert both are half as wide: an FFN is a sum over its
+    hidden units, so what a token costs is the dense network's. The weight of the chosen one is 1 in value, its probability p in gradient.
+      learned      one softmax over all experts; loss: E sum_i f_i p_i (Fedus et al. 2021, eq. 4), p_i the mean probability of expert i in this task, f_i its
+                   share of the tokens of both tasks: an even load is asked for over all, so that an expert may still be one task's
+      supervised   first the task, by a router that learns it from its label (loss: cross-entropy, for this router alone), then an expert among that task's
+      oracle       the same, but the label itself decides
+    After a forward: .aux, the router's loss, and .load (E,), the share of tokens (padding too) that each expert took.
     """
     def __init__(self, c):
         super().__init__()
@@ -132,18 +139,20 @@ class Experts(nn.Module):
         hidden = 4 * c.n_embd // (2 if c.shared else 1)
         self.experts = Copies(FFN(c, hidden) for _ in range(self.n))
         self.router = nn.Linear(c.n_embd, self.n, bias=False)
-        if c.route != "learned":
+        if c.route == "learned":
+            self.register_buffer("last", torch.full((2, self.n), 1 / self.n))  # each task's load in the last training step
+        else:
             self.task_router = nn.Linear(c.n_embd, 2, bias=False)
         if c.shared:
             self.shared, self.mix = FFN(c, hidden), nn.Parameter(torch.ones(2))
 
     def forward(self, x, drawn):  # x (N, C), all of one task
-        scores, self.aux = self.router(x).float(), x.new_zeros(())  # (N, E)
+        scores = self.router(x).float()  # (N, E)
         if self.c.route != "learned":
+            guess = self.task_router(x.detach()).float()  # (N, 2)
             task = torch.full((len(x),), int(drawn), device=x.device)
-            if self.c.route == "supervised":
-                guess = self.task_router(x).float()  # (N, 2)
-                self.aux, task = F.cross_entropy(guess, task), guess.argmax(-1)
+            self.aux = F.cross_entropy(guess, task)
+            task = guess.argmax(-1) if self.c.route == "supervised" else task
             other = torch.arange(self.n, device=x.device) // self.c.experts != task[:, None]
             scores = scores.masked_fill(other, float("-inf"))
         p = scores.softmax(-1)
@@ -151,9 +160,11 @@ class Experts(nn.Module):
         count = expert.bincount(minlength=self.n)
         self.load = count / len(x)
         if self.c.route == "learned":
-            self.aux = self.n * (self.load * p.mean(0)).sum()
+            if torch.is_grad_enabled():
+                self.last[int(drawn)] = self.load
+            self.aux = self.n * (self.last.mean(0) * p.mean(0)).sum()
         order, back = sort_by(expert)
-        y = self.experts(x[order], count.tolist())[back]  # the one place where the host waits for the data: how many chose which
+        y = self.experts(x[order], count.tolist())[back]  # the one place where the host waits for data: how many chose which
         y = y * (best / best.detach())[:, None].to(y.dtype)
         return self.mix[0] * y + self.mix[1] * self.shared(x) if self.c.shared else y
 
@@ -187,17 +198,17 @@ class Attention(nn.Module):
         self.qkv = Copies(nn.Linear(c.n_embd, 3 * c.n_embd, bias=False) for _ in range(n))
         self.proj = Copies(nn.Linear(c.n_embd, c.n_embd, bias=False) for _ in range(n))
 
-    def forward(self, x, tokens, rope, key=None, explicit=False, cache=None, mask=None):
+    def forward(self, x, layout, rope, key=None, explicit=False, cache=None, mask=None):
         """
         x (N, C), sorted by copy -> y (N, C), mass (B, T) or None: the weight each query puts on the tokens where key (B, T) is True, mean over heads.
-        tokens: (B, T, sizes, order, back): the copies' sizes, what sorts the B T tokens by copy, and back (None: they are sorted as they stand).
+        layout: (B, T, sizes, order, back): the copies' sizes, what sorts the B T tokens by copy, and back (None: they are sorted as they stand).
         explicit: by the full softmax matrix, as one would first write it; for reading and for the tests.
         cache: (k, v, start): (B, H, S, D) each, filled up to position start; mask (B, 1, T, S) says what may be seen there.
         """
-        B, T, sizes, order, back = tokens
+        B, T, sizes, order, back = layout
         C = x.size(-1)
         qkv = self.qkv(x, sizes)  # (N, 3 C)
-        qkv = qkv if back is None else qkv[back]  # attention is joint: tokens return to their places
+        qkv = qkv if back is None else qkv.index_select(0, back)  # attention is joint: tokens return to their places
         q, k, v = qkv.view(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4)  # 3 x (B, H, T, D)
         q, k = rotate(norm(q), *rope), rotate(norm(k), *rope)
         D, mass = q.size(-1), None
@@ -220,7 +231,7 @@ class Attention(nn.Module):
             if key is not None:
                 y, mass = y[..., :D], y[..., D].float().mean(1)  # (B, T)
         y = y.transpose(1, 2).reshape(B * T, C)
-        return self.proj(y if order is None else y[order], sizes), mass
+        return self.proj(y if order is None else y.index_select(0, order), sizes), mass
 
 
 class Block(nn.Module):
@@ -232,9 +243,9 @@ class Block(nn.Module):
         self.ffn = Experts(c) if self.routed else Copies(FFN(c, 4 * c.n_embd) for _ in range(n("ffn")))
         self.norm1, self.norm2 = (Copies(nn.RMSNorm(c.n_embd) for _ in range(n("norm"))) for _ in range(2))
 
-    def forward(self, x, tokens, drawn, *args):
-        sizes = tokens[2]
-        y, mass = self.attn(self.norm1(x, sizes), tokens, *args)
+    def forward(self, x, layout, drawn, *args):
+        sizes = layout[2]
+        y, mass = self.attn(self.norm1(x, sizes), layout, *args)
         x = x + y
         return x + self.ffn(self.norm2(x, sizes), drawn if self.routed else sizes), mass
 
@@ -336,18 +347,21 @@ class Transformer(nn.Module):
         if pixels is not None and c.see != "tokens":
             x = x.masked_scatter(code[..., None], self.eyes(pixels).to(x.dtype))
         x = x + (self.row[end](place // self.side) + self.column[end](place % self.side)) * code[..., None]
-        # n tokens of each row take the second copy: as rows are whole pictures, a number known beforehand
-        n = c.n_image + (self.side + 1) * (c.see == "patches" and not drawn) if cache is None else int(image[0].sum()) if c.split else 0
-        n = {"modality": n, "generated": n * drawn, "task": T * drawn}.get(c.route, 0) if c.split else 0
+        # how many tokens of each row take the second copy: rows hold whole pictures, so it is known beforehand; a step of sampling is all of one kind
+        n = c.n_image + (self.side + 1 if c.see == "patches" and not drawn else 0) if cache is None else int(image[0].sum()) if c.split else 0
+        if not c.split or c.routed() or c.route == "generated" and not drawn:
+            n = 0
+        elif c.route == "task":
+            n = T if drawn else 0
         x, order, back = x.flatten(0, 1), None, None  # (B T, C)
         if 0 < n < T:
             order, back = sort_by(image.flatten())
             x = x[order]
-        tokens = B, T, [B * (T - n), B * n], order, back
+        layout = B, T, [B * (T - n), B * n], order, back
         rope = self.cos[start:start + T].to(x.dtype), self.sin[start:start + T].to(x.dtype)
         masses = []
         for i, block in enumerate(self.blocks):
-            x, mass = block(x, tokens, drawn, rope, key, explicit, cache and (cache["k"][i], cache["v"][i], start), mask)
+            x, mass = block(x, layout, drawn, rope, key, explicit, cache and (cache["k"][i], cache["v"][i], start), mask)
             masses.append(mass)
         x = (x if back is None else x[back]).view(B, T, -1)
         x, head = self.norm[end](x if at is None else x[at]), self.head[end]()
@@ -372,16 +386,17 @@ class Transformer(nn.Module):
 
     def start_from(self, dense):
         """
-        Takes over the weights (a state_dict) of a network with fewer copies or none: a second copy starts as its first, experts as the FFN (with a shared one, that has the first half of the hidden units, and they
-        the second), and what has no counterpart stays as it was made. So without new eyes or ends it computes at first what the dense one did.
+        Takes over the weights (a state_dict) of a network without copies: a second copy starts as its first, experts as the FFN (beside a shared one, which
+        has the first half of the hidden units, as the second half), and what has no counterpart stays as it was made. Without new eyes or ends it computes
+        at first what the dense one did.
         """
         own = self.state_dict()
         for name, p in own.items():
             sources = name, re.sub(r"ffn\.(experts\.\d+|shared)\.", "ffn.0.", name), re.sub(r"\.\d+\.(\w+\.)?weight$", r".0.\1weight", name)
             if source := next((x for x in sources if x in dense), None):
-                w = dense[source]
-                for dim in (d for d in range(w.dim()) if w.size(d) == 2 * p.size(d)):
-                    w = w.chunk(2, dim)["experts" in name]
+                w, half = dense[source], 1 if "experts" in name else 0
+                for dim in (d for d in range(w.dim()) if source != name and w.size(d) == 2 * p.size(d)):
+                    w = w.chunk(2, dim)[half]
                 p.copy_(w)
         self.load_state_dict(own)
 
@@ -417,102 +432,86 @@ def load_model(folder, device="cpu", file="ckpt.pt"):
 # 4. what it costs
 
 
-def dial_flags(p):
-    """The flags that choose an architecture, for train.py and for this file."""
-    p.add_argument("--arch", choices=PRESETS, default="emu3", help="how far the network is taken apart: a row of the table in model.py")
-    p.add_argument("--split", help="what exists in copies, instead of the preset's: any of norm,qkv,ffn,ends, or none")
-    p.add_argument("--route", choices=("modality", "generated", "task", "learned", "supervised", "oracle"), help="who takes which copy, instead of the preset's")
-    p.add_argument("--experts", type=int, help="experts a router chooses from (supervised, oracle: a task), instead of the preset's")
-    p.add_argument("--shared", action=argparse.BooleanOptionalAction, help="a shared expert beside the chosen one, instead of the preset's choice")
-    p.add_argument("--see", choices=("tokens", "patches", "encoder"), help="how a picture to understand comes in, instead of the preset's")
-    p.add_argument("--own_head", action=argparse.BooleanOptionalAction, help="an embedding and a head of its own for drawing, instead of the preset's choice")
-    p.add_argument("--match", choices=("active", "total"), help="scale the width so that FLOPs a token, or all parameters, come nearest to emu3's")
-
-
 def turn(c, args):
     """Config c with the dial turned as the flags say. Exits with one line if they contradict each other."""
     row = {k: v for k, v in PRESETS[args.arch].items() if k != "stages"}
     row |= {k: v for k in ("route", "experts", "shared", "see", "own_head") if (v := getattr(args, k)) is not None}
     if args.split is not None:
         row["split"] = tuple(x for x in args.split.split(",") if x != "none")
-    new = replace(c, **row)
-    routed = new.route in ("learned", "supervised", "oracle")  # whether or not the FFN is split: then that is the mistake
+    new, side = replace(c, **row), round(c.n_image ** .5)
+    router = new.route in ("learned", "supervised", "oracle")
+    said = f"--arch {args.arch}, with its flags: split {','.join(new.split) or 'none'}, route {new.route}, experts {new.experts}{', shared' * new.shared}"
     if unknown := set(new.split) - set(ALL + ("ends",)):
-        sys.exit(f"--split {args.split}: {', '.join(sorted(unknown))} is none of norm, qkv, ffn, ends")
-    if routed and tuple(new.split) != ("ffn",) or "ends" in new.split and new.route != "task":
-        sys.exit(f"--split {','.join(new.split) or 'none'} --route {new.route}: routers choose among copies of ffn alone, and ends go by task")
-    if not routed and (new.experts > 1 or new.shared) or new.experts < 1:
-        sys.exit(f"--experts {new.experts}{' --shared' * new.shared}: at least 1; more than one, or a shared one, needs a router: --route learned | supervised | oracle")
+        sys.exit(f"--split {args.split}: {', '.join(map(repr, sorted(unknown)))} is none of norm, qkv, ffn, ends")
+    if args.route and not new.split:
+        sys.exit(f"{said}: nothing exists in copies that could be routed; give --split")
+    if router and tuple(new.split) != ("ffn",) or "ends" in new.split and new.route != "task":
+        sys.exit(f"{said}: routers choose among copies of ffn alone, and ends go by task")
+    if not router and (new.experts > 1 or new.shared) or new.experts < 1:
+        sys.exit(f"{said}: experts are at least 1; more than one, or a shared one, needs a router: --route learned | supervised | oracle (or --experts 1 --no-shared)")
     if new.see == "patches":
-        new = replace(new, block_size=new.block_size + round(c.n_image ** .5) + 1)  # <|cls|>, and <|row|> after each row
+        new = replace(new, block_size=new.block_size + side + 1)  # <|cls|>, and <|row|> after each row
     if args.match:
         which, want, step = {"active": "flops", "total": "total"}[args.match], cost(c), 2 * c.n_head
-        widths = range(step * max(1, c.n_embd // 2 // step), 3 * c.n_embd // 2 + 1, step)
-        new = min((replace(new, n_embd=w) for w in widths), key=lambda x: abs(cost(x)[which] / want[which] - 1))
+        guess = round(c.n_embd * (want[which] / cost(new)[which]) ** .5 / step)  # most of the cost goes by the square of the width
+        new = min((replace(new, n_embd=step * w) for w in range(max(1, guess - 1), guess + 2)), key=lambda x: abs(cost(x)[which] / want[which] - 1))
     return new
 
 
-def example(c, task, B):
-    """Rows of random tokens of the longest length, as the model takes them: the arguments of a forward."""
+def example(c, task, B, device="cpu"):
+    """Rows of random tokens of the longest length, as a forward takes them."""
     text, image = torch.randint(c.first_image, (B, c.block_size)), torch.randint(c.first_image, c.first_image + prod(c.levels), (B, c.n_image))
     if task == "generate":
-        return {"idx": torch.cat((text[:, c.n_image:], image), 1), "task": task}
+        return {"idx": torch.cat((text[:, c.n_image:], image), 1).to(device), "task": task}
     idx = torch.from_numpy(frame(torch.cat((text[:, :2], image, text[:, c.n_image + 2:]), 1).numpy(), c))[:, :c.block_size]
     side = round(c.n_image ** .5) * c.patch
-    return {"idx": idx, "task": task, "pixels": torch.randint(256, (B, side, side, 3), dtype=torch.uint8)}
+    return {"idx": idx.to(device), "task": task, "pixels": torch.randint(256, (B, side, side, 3), dtype=torch.uint8, device=device)}
 
 
 @torch.no_grad()
 def cost(c):
-    """Parameters, total and active (those that one token of a row uses), and FLOPs a token of training: three times those of a forward over one long row of each task, counted as it runs."""
+    """
+    Parameters, total and active (those that a token has a use for), and FLOPs a token of training: three times those of a forward over one long row of each
+    task, all its places predicted, counted as it runs; per token of the row as emu3 has it, so that what a frame adds shows.
+    """
     model = Transformer(c)
     count = lambda m: sum(p.numel() for p in m.parameters())
-    ends = [m for m in (model.embed, model.row, model.column, model.norm, model.head)]
-    idle = sum(count(m) * (1 - 1 / len(m)) for m in [m for m in model.modules() if isinstance(m, Copies)] + ends)
-    with FlopCounterMode(display=False) as flops:
-        for task in ("generate", "understand"):
+    several = [m for m in model.modules() if isinstance(m, Copies)] + [model.embed, model.row, model.column, model.norm, model.head]
+    idle = sum(count(m) * (1 - 1 / len(m)) for m in several)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as flops:  # as matrix products, which the counter knows on every device
+        for task in TASKS:
             model(**example(c, task, 1))
-    return {"total": count(model), "active": round(count(model) - idle), "flops": 3 * flops.get_total_flops() / (2 * c.block_size)}
-
-
-def timed(c, rounds, batch, device):
-    """A generator of seconds a training step (both tasks, `batch` rows each, forward, backward, optimisers), after one to warm up."""
-    model = Transformer(c).to(device)
-    opts, b = model.optimizers(.01), [{k: v.to(device) if k != "task" else v for k, v in example(c, t, batch).items()} for t in ("generate", "understand")]
-    for k in range(rounds + 1):
-        start = time.perf_counter()
-        for one in b:
-            loss = F.cross_entropy(model(**one)[0].flatten(0, 1), one["idx"].flatten().clamp(c.first_image if c.own_head else 0, c.first_image + prod(c.levels) - 1))
-            (loss + .01 * model.router_loss()).backward()
-        for o in opts:
-            o.step()
-            o.zero_grad()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        if k:
-            yield time.perf_counter() - start
-        else:
-            yield None
+    rows = 2 * (c.block_size - (model.side + 1 if c.see == "patches" else 0))
+    return {"total": count(model), "active": round(count(model) - idle), "flops": 3 * flops.get_total_flops() / rows}
 
 
 if __name__ == "__main__":
     p = argparse.ArgumentParser(description="The presets and what each costs: parameters, FLOPs, step time here, cache.", formatter_class=Help)
     p.add_argument("--size", choices=SIZES, default="nano", help="shape of the network")
     p.add_argument("--match", choices=("active", "total"), help="scale each width so that FLOPs a token, or all parameters, come nearest to emu3's")
-    p.add_argument("--rounds", type=int, default=7, help="steps timed of each preset, by turns")
+    p.add_argument("--rounds", type=int, default=9, help="steps timed of each preset, by turns, after one to warm up")
     p.add_argument("--batch_size", type=int, default=16, help="rows of each task a step")
     args = p.parse_args()
-    L, H, C = SIZES[args.size]
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    none = dict.fromkeys(("split", "route", "experts", "shared", "see", "own_head"))
-    configs = {a: turn(Config(L, H, C), argparse.Namespace(arch=a, match=args.match, **none)) for a in PRESETS}
-    runs, took = {a: timed(c, args.rounds, args.batch_size, device) for a, c in configs.items()}, {a: [] for a in PRESETS}
+    if min(args.rounds, args.batch_size) < 1:
+        sys.exit(f"--rounds {args.rounds} --batch_size {args.batch_size}: at least 1 is wanted")
+    device, none = "cuda" if torch.cuda.is_available() else "cpu", dict.fromkeys(("split", "route", "experts", "shared", "see", "own_head"))
+    configs = {a: turn(Config(*SIZES[args.size], patch=CANVAS[args.size] // 8), argparse.Namespace(arch=a, match=args.match, **none)) for a in PRESETS}
+    nets, took = {a: Transformer(c).to(device) for a, c in configs.items()}, {a: [] for a in PRESETS}
+    opts, batches = {a: net.optimizers(.01) for a, net in nets.items()}, {a: [example(c, t, args.batch_size, device) for t in TASKS] for a, c in configs.items()}
     for _ in tqdm(range(args.rounds + 1), desc="timing", unit="round"):
-        for a, run in runs.items():
-            took[a].append(next(run))
-    print(f"{args.size}, {args.batch_size} rows of each task, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}; step time: median over {args.rounds} rounds of the ratio to emu3's step in the same round\n")
-    print(f"{'preset':10}{'split':20}{'route':12}{'sees':9}{'draws by':9}{'width':>6}{'total M':>9}{'active M':>9}{'MFLOP/token':>12}{'step time':>10}{'cache B/token':>14}")
+        for a, net in nets.items():
+            start = time.perf_counter()
+            for b in batches[a]:  # a step: both tasks, forward and backward (of something as dear as the loss), and the optimisers
+                (net(**b)[0].logsumexp(-1).mean() + .01 * net.router_loss()).backward()
+            for o in opts[a]:
+                o.step()
+                o.zero_grad()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            took[a].append(time.perf_counter() - start)
+    print(f"{args.size}, {args.batch_size} rows of each task, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}; step time: emu3's is 1, median of {args.rounds} rounds\n\n"
+          f"{'preset':10}{'split':20}{'route':12}{'sees':9}{'draws by':10}{'width':>5}{'total M':>9}{'active M':>10}{'MFLOP/token':>13}{'step time':>11}{'cache B/token':>15}")
     for a, c in configs.items():
         k, ratio = cost(c), sorted(t / e for t, e in zip(took[a][1:], took["emu3"][1:]))[args.rounds // 2]
-        print(f"{a:10}{','.join(c.split) or '-':20}{c.route if c.split else '-':12}{c.see:9}{'own head' if c.own_head else 'head':9}{c.n_embd:>6}{k['total'] / 1e6:>9.2f}{k['active'] / 1e6:>9.2f}"
-              f"{k['flops'] / 1e6:>12.2f}{ratio:>9.2f}x{2 * c.n_layer * c.n_embd * 4:>14,}")
+        print(f"{a:10}{','.join(c.split) or '-':20}{c.route if c.split else '-':12}{c.see:9}{'own head' if c.own_head else 'head':10}{c.n_embd:>5}{k['total'] / 1e6:>9.2f}{k['active'] / 1e6:>10.2f}"
+              f"{k['flops'] / 1e6:>13.2f}{ratio:>11.2f}{2 * c.n_layer * c.n_embd * 4:>15,}")

@@ -17,25 +17,32 @@ from tqdm import tqdm
 
 from aia import aia_loss, distance, draw_curves, interaction, measure, reference
 from data import KEY, TASKS, Help, build_toy, load_dataset, load_tokenizer, save_json, save_tokenizer, to_batch
-from model import PRESETS, SIZES, Config, Transformer, cost, dial_flags, latest_run, load_model, turn
+from model import PRESETS, SIZES, Config, Transformer, cost, latest_run, load_model, turn
 from sample import draw, geneval_prompts, score, sheet, table
 
 # ---------------------------------------------------------------------------------------------------------------------
 # arguments
 
 p = argparse.ArgumentParser(description="Train one network to draw and to see.", formatter_class=Help)
-dial_flags(p)
-p.add_argument("--stages", choices=("on", "off"), default="on", help="the preset's training stages, if it has any; off trains everything jointly")
+p.add_argument("--arch", choices=PRESETS, default="emu3", help="how far the network is taken apart: a row of the table in model.py")
+p.add_argument("--split", help="what exists in copies, instead of the preset's: any of norm,qkv,ffn,ends, or none")
+p.add_argument("--route", choices=("modality", "generated", "task", "learned", "supervised", "oracle"), help="who takes which copy, instead of the preset's")
+p.add_argument("--experts", type=int, help="experts a router chooses from (supervised, oracle: for each task), instead of the preset's")
+p.add_argument("--shared", action=argparse.BooleanOptionalAction, help="a shared expert beside the chosen one, instead of the preset's choice")
+p.add_argument("--see", choices=("tokens", "patches", "encoder"), help="how a picture to understand comes in, instead of the preset's")
+p.add_argument("--own_head", action=argparse.BooleanOptionalAction, help="an embedding and a head of its own for drawing, instead of the preset's choice")
+p.add_argument("--match", choices=("active", "total"), help="scale the width so that FLOPs a token, or all parameters, come nearest to emu3's")
+p.add_argument("--stages", choices=("on", "off"), help="train in the preset's stages, if it has any, or everything jointly (default: on with --init_from, as they start from a trained network, else off)")
 p.add_argument("--aia", type=float, default=0., help="weight of the AIA loss; 0 is off, bit for bit")
 p.add_argument("--aia_start", type=float, help="share of the steps after which the second phase begins: a fresh learning-rate schedule, in which AIA acts; "
                "0 is from scratch (default: 0.6, or 0 with --init_from)")
 p.add_argument("--init_from", help="folder of a run to start from: its weights at the end of its first phase; with another --arch, the copies start from an emu3's weights")
 p.add_argument("--reference", default="small", help="whose curves are the target: small | paper | a run's folder (or two: OUT1,OUT2)")
 p.add_argument("--task", choices=("both",) + TASKS, default="both", help="train on both tasks or on one")
-p.add_argument("--ratio", default="1:1", help="generate:understand rows in a batch")
+p.add_argument("--ratio", help="generate:understand rows in a batch (default: 1:1, or what a stage says)")
 p.add_argument("--size", choices=SIZES, help="shape of the network (default: nano without a GPU, else small)")
 p.add_argument("--data", help="folder of a data set (default: data/toy-SIZE, made if missing)")
-p.add_argument("--out", help="folder of the run (default: out/TASK-SIZE, or with AIA out/aia-SIZE)")
+p.add_argument("--out", help="folder of the run (default: out/ and what it is, such as out/aia-nano or out/evev2-nano)")
 p.add_argument("--steps", type=int, help="optimiser steps (default: by size)")
 p.add_argument("--batch_size", type=int, default=32, help="rows a step")
 p.add_argument("--lr", type=float, default=.05, help="peak learning rate of Muon; AdamW's is 0.4 of it")
@@ -46,6 +53,7 @@ p.add_argument("--eval_every", type=int, help="steps between evaluations, which 
 p.add_argument("--exam", type=int, default=100, help="size of the toy world's final exam, in prompts a tag; 100 is the benchmarks' own size")
 p.add_argument("--resume", action="store_true", help="go on with the run in --out (default: the latest), exactly where it was saved and with the flags it was begun with")
 args = p.parse_args()
+args.branch = False
 if args.resume:
     args.out = args.out or latest_run()
     _, saved_config = load_model(args.out)
@@ -69,9 +77,11 @@ def rows_of_tasks(ratio):
     return {"generate": n_gen, "understand": args.batch_size - n_gen}
 
 
-rows_of_task = rows_of_tasks(args.ratio)
-stages = PRESETS[args.arch].get("stages", []) if args.stages == "on" else []
-stages = stages or [{"share": 1., "train": ""}]
+stages = [{"share": 1., "train": ""}]
+if "stages" in PRESETS[args.arch] and (args.stages or ("on" if args.init_from else "off")) == "on":
+    stages = PRESETS[args.arch]["stages"]
+stages = [s | {"rows": rows_of_tasks(args.ratio or s.get("ratio", "1:1"))} for s in stages]
+rows_of_task = rows_of_tasks(args.ratio or "1:1")
 
 device = args.device or ("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
 try:
@@ -81,7 +91,9 @@ except (RuntimeError, AssertionError) as e:
     sys.exit(f"--device {device}: cannot be used here ({str(e).splitlines()[0]})")
 args.size = args.size or ("small" if kind == "cuda" else "nano")
 args.data = args.data or f"data/toy-{args.size}"
-args.out = args.out or f"out/{'aia' if args.aia else args.task if args.arch == 'emu3' else args.arch}-{args.size}"
+turned = [str(v).replace(",", "+") for k in ("split", "route", "experts", "see") if (v := getattr(args, k))] + [k if v else f"no-{k}" for k in ("shared", "own_head") if (v := getattr(args, k)) is not None]
+name = ["aia"] * bool(args.aia) + [args.task] * (args.task != "both") + [args.arch] * (args.arch != "emu3") + turned
+args.out = args.out or f"out/{'-'.join(name or ['both'])}-{args.size}"
 args.steps = args.steps or {"nano": 2400, "small": 4000, "base": 10000}[args.size]
 args.eval_every = args.eval_every or max(1, args.steps // 10)
 if args.aia_start is None:
@@ -119,11 +131,19 @@ if args.init_from and not args.resume:
     other, about = load_model(args.init_from, device, file)
     mine, dial = json.loads(json.dumps(asdict(config))), ("split", "route", "experts", "shared", "see", "own_head", "block_size")
     alike = all(mine[k] == v for k, v in about["model"].items() if k not in dial) and about["data"]["merges"] == meta["merges"]
-    if not alike or about["model"] != mine and about["train"]["arch"] != "emu3":
+    if not alike or about["model"] != mine and about["model"]["split"]:
         sys.exit(f"--init_from {args.init_from}: a network of another shape or data set ({about['train']['arch']}, {about['train']['size']}, {about['train']['data']}); "
-                 f"train with its --size and --data, and with its --arch if it is not an emu3")
+                 f"train with its --size and --data, and with its dial if it exists in copies")
     model.start_from(other.state_dict())
+    args.branch = about["model"] == mine
     print(f"starting from {args.init_from}/{file}")
+elif "stages" in PRESETS[args.arch] and len(stages) == 1 and not args.stages:
+    print(f"{args.arch}: its stages start from a trained network, and no --init_from names one: everything is trained jointly")
+if args.branch:  # from a network of this very architecture: its earlier stages are behind it
+    stages = [stages[-1] | {"share": 1.}]
+for s in stages:
+    if not any(re.search(s["train"], n) for n, _ in model.named_parameters()):
+        sys.exit(f"--arch {args.arch}: its stage that trains {s['train']!r} finds no such weights in what the flags made of it; turn --stages off")
 
 ref = reference(args.reference, L, args.size, args.steps, data, device)
 if args.aia and args.reference == "small":
@@ -210,12 +230,20 @@ def save(name, **more):
 
 
 signal.signal(signal.SIGINT, lambda *_: sys.exit(f"\nstopped; go on with: python train.py --out {out} --resume"))
-clock, stage, until = time.time(), None, np.cumsum([s["share"] for s in stages]) * args.steps
+clock, stage, until = time.time(), None, np.round(np.cumsum([s["share"] for s in stages]) * args.steps)
 rows_tokens = args.batch_size * sum(data.rows["train"][t][0].shape[1] - 1 for t in tasks) / len(tasks)  # a step, about
 route = config.route
 bar = tqdm(total=args.steps, initial=first_step, desc="train", smoothing=.05)
 for step in range(first_step, args.steps + 1):
     phase = int(begin <= step and begin < args.steps)
+    if stage is not (new := stages[min(np.searchsorted(until, step, "right"), len(stages) - 1)]):
+        stage, rows_of_task = new, new["rows"]
+        for n, q in model.named_parameters():
+            q.requires_grad_(bool(re.search(stage["train"], n)))  # what does not train has no gradient, and no optimiser touches it
+        model.config.route = stage.get("route", route) if route == "supervised" else route  # every layer reads it there
+        if len(stages) > 1:
+            trains = sum(q.numel() for q in model.parameters() if q.requires_grad)
+            tqdm.write(f"step {step}: {trains / 1e6:.2f}M weights train, {' and '.join(f'{n} rows to {t}' for t, n in rows_of_task.items())} a step")
     # once in a while: evaluate, save, draw
     if step == begin and 0 < step < args.steps:
         save("pretrained.pt")
@@ -236,11 +264,6 @@ for step in range(first_step, args.steps + 1):
     if step == args.steps:
         break
 
-    if stage != (stage := stages[min(np.searchsorted(until, step + .5), len(stages) - 1)]):
-        for name, q in model.named_parameters():
-            q.requires_grad_(bool(re.search(stage["train"], name)))  # what does not train has no gradient, and no optimiser touches it
-        model.config.route, rows_of_task = stage.get("route", route), rows_of_tasks(stage.get("ratio", args.ratio))
-
     # each phase has its own schedule: a short warm-up, then down to nothing; the second, on a trained network, at half the height
     first, last = (begin, args.steps) if phase else (0, begin)
     lr = min(1, (step - first + 1) / 50, (last - step) / (last - first) * 1.5) * (.5 if first or args.init_from else 1) * stage.get("lr", 1)
@@ -250,7 +273,7 @@ for step in range(first_step, args.steps + 1):
 
     # a batch depends on the seed and the phase's step alone: a resumed run goes on with the very rows, and so does a branch
     rng, null = np.random.default_rng([args.seed, phase, step - first]), data.enc._special_tokens["<|null|>"]
-    each, load, align = {}, {}, bool(args.aia) and phase == 1
+    each, load, align = {}, {}, bool(args.aia) and phase == 1 and not stage["train"]  # AIA waits until nothing is frozen
     for task in tasks:  # one after the other, as their rows differ in length; the gradients add up
         n = rows_of_task[task]
         if n == 0:
@@ -265,6 +288,7 @@ for step in range(first_step, args.steps + 1):
             each[f"aia_{task}"] = aia_loss(interaction(mass, b["query"]), b["key"].any(1) & b["query"].any(1), *targets[task])
             loss = loss + args.aia * each[f"aia_{task}"]
         if config.routed():
+            # the weight of Fedus et al. 2021; the task router's own loss touches nothing else, so its weight does not matter
             loss, load[task] = loss + .01 * model.router_loss(), torch.stack([b.ffn.load for b in model.blocks]).mean(0)
         if loss.requires_grad:  # a stage may train nothing that this task uses
             (loss * n / args.batch_size).backward()
