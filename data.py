@@ -481,7 +481,7 @@ def pack(rows, length, pad):
 def to_batch(ids, roles, pixels=None, drop=None, null=None, device="cpu", c=None):
     """
     What the model and the losses need of rows (B, T + 1): idx (B, T) inputs, targets (B, T), and masks (B, T): at (a target follows), query, key;
-    their task (rows to understand bring their pixels), and pixels (B, S, S, 3) uint8. c: the Config of a model that wants its rows otherwise (see frame and model.Copies).
+    their task (rows to understand bring their pixels), and pixels (B, S, S, 3) uint8. c: the Config of a model that wants its rows otherwise.
     drop (B,): rows whose prompt becomes <|null|> (for classifier-free guidance); they have no keys.
     """
     if c and pixels is not None:
@@ -500,8 +500,8 @@ def to_batch(ids, roles, pixels=None, drop=None, null=None, device="cpu", c=None
 
 def frame(row, c, fill=None):
     """
-    What `evev2` adds to a picture to understand, in a list or rows (..., T) of ids: <|cls|> before its patches and <|row|> after each row of them. They are image tokens, their
-    ids right after the codes'. fill: what to write there instead. Others keep their rows.
+    What `evev2` adds to a picture to understand, in a list or rows (..., T) of ids: <|cls|> before its patches and <|row|> after each row of them. They
+    are image tokens, their ids right after the codes'. fill: what to write there instead. Others keep their rows.
     """
     if c.see != "patches":
         return row
@@ -581,7 +581,10 @@ def encoding_of(meta):
 
 
 def load_dataset(folder):
-    """A data set: .meta, .enc (text tokenizer) and .rows[split][task] = (ids, roles), to understand also pixels, memory-mapped. Exits with one line if it is damaged."""
+    """
+    A data set: .meta, .enc (text tokenizer) and .rows[split][task] = (ids, roles), to understand also pixels, memory-mapped. Exits with one line if it is
+    damaged.
+    """
     folder = Path(folder)
     try:
         meta = json.loads((folder / "meta.json").read_text())

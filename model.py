@@ -253,8 +253,8 @@ class Block(nn.Module):
 class Table(nn.Module):
     """
     A vector per token of the vocabulary, to embed it or to score it. An image token's is its own plus one for each of its digits: codes that
-    share a digit stand for similar patches, so what is learned of one serves the others (trial on an earlier toy world, nano, 300 steps, one seed: validation loss
-    1.11 -> 0.91 to draw, 0.45 -> 0.37 to see).
+    share a digit stand for similar patches, so what is learned of one serves the others (trial on an earlier toy world, nano, 300 steps, one seed:
+    validation loss 1.11 -> 0.91 to draw, 0.45 -> 0.37 to see).
     """
     def __init__(self, c):
         super().__init__()
@@ -270,7 +270,8 @@ class Table(nn.Module):
 
 class Eyes(nn.Module):
     """
-    How a picture to understand comes in when not as tokens: pixels (B, S, S, 3) uint8 -> (B, n_image, C), a vector a patch. A convolution whose stride is its width is a matrix on patches.
+    How a picture to understand comes in when not as tokens: pixels (B, S, S, 3) uint8 -> (B, n_image, C), a vector a patch. A convolution whose stride is
+    its width is a matrix on patches.
       patches   two of them with a GELU between (EVEv2, fig. 3)
       encoder   one, a block that attends both ways, and an MLP adapter (as Janus-Pro and BAGEL have them, in small)
     """
@@ -286,11 +287,12 @@ class Eyes(nn.Module):
 
     def forward(self, pixels):
         B, S, n = *pixels.shape[:2], self.c.n_image
-        side, cut = S // self.c.patch, lambda x, h, w: x.view(B, h, x.size(1) // h, w, x.size(2) // w, -1).transpose(2, 3).flatten(3)  # (B, h, w, what is in a cell)
+        side = S // self.c.patch
+        cut = lambda x, n: x.view(B, n, x.size(1) // n, n, x.size(2) // n, -1).transpose(2, 3).flatten(3)  # (B, n, n, what is in a cell)
         x = pixels.float() / 127.5 - 1
         if self.c.see == "patches":
-            return self.join(cut(F.gelu(self.fine(cut(x, 2 * side, 2 * side))), side, side)).view(B, n, -1)
-        x = self.patch(cut(x, side, side)).view(B, n, -1) + self.place.weight
+            return self.join(cut(F.gelu(self.fine(cut(x, 2 * side))), side)).view(B, n, -1)
+        x = self.patch(cut(x, side)).view(B, n, -1) + self.place.weight
         still = torch.ones(1, device=x.device), torch.zeros(1, device=x.device)  # no rotation
         every = torch.ones(1, 1, n, n, dtype=torch.bool, device=x.device)
         x, _ = self.block(x.flatten(0, 1), (B, n, None, None, None), None, still, None, False, None, every)
@@ -330,7 +332,8 @@ class Transformer(nn.Module):
         c, (B, T), start, mask = self.config, idx.shape, 0, None
         drawn = task == "generate"
         end = int(drawn) if "ends" in c.split else 0
-        image, code = idx >= c.first_image, (idx >= c.first_image) & (idx < c.first_image + prod(c.levels))  # (B, T): the modality of each token; whether it has a place
+        image = idx >= c.first_image  # (B, T): the modality of each token
+        code = image & (idx < c.first_image + prod(c.levels))  # those that stand somewhere in the picture
         nth = code.cumsum(1)
         if cache is not None:
             start = cache["start"]
@@ -347,12 +350,15 @@ class Transformer(nn.Module):
         if pixels is not None and c.see != "tokens":
             x = x.masked_scatter(code[..., None], self.eyes(pixels).to(x.dtype))
         x = x + (self.row[end](place // self.side) + self.column[end](place % self.side)) * code[..., None]
-        # how many tokens of each row take the second copy: rows hold whole pictures, so it is known beforehand; a step of sampling is all of one kind
-        n = c.n_image + (self.side + 1 if c.see == "patches" and not drawn else 0) if cache is None else int(image[0].sum()) if c.split else 0
+        # how many tokens of each row take the second copy, a number that is the same for all rows
         if not c.split or c.routed() or c.route == "generated" and not drawn:
             n = 0
         elif c.route == "task":
             n = T if drawn else 0
+        elif cache is None:  # a training row holds one whole picture: known without looking
+            n = c.n_image + (self.side + 1 if c.see == "patches" and not drawn else 0)
+        else:
+            n = int(image[0].sum())
         x, order, back = x.flatten(0, 1), None, None  # (B T, C)
         if 0 < n < T:
             order, back = sort_by(image.flatten())
@@ -448,19 +454,21 @@ def turn(c, args):
     if router and tuple(new.split) != ("ffn",) or "ends" in new.split and new.route != "task":
         sys.exit(f"{said}: routers choose among copies of ffn alone, and ends go by task")
     if not router and (new.experts > 1 or new.shared) or new.experts < 1:
-        sys.exit(f"{said}: experts are at least 1; more than one, or a shared one, needs a router: --route learned | supervised | oracle (or --experts 1 --no-shared)")
+        sys.exit(f"{said}: experts, at least 1, and a shared one need a router: --route learned | supervised | oracle (or --experts 1 --no-shared)")
     if new.see == "patches":
         new = replace(new, block_size=new.block_size + side + 1)  # <|cls|>, and <|row|> after each row
     if args.match:
         which, want, step = {"active": "flops", "total": "total"}[args.match], cost(c), 2 * c.n_head
         guess = round(c.n_embd * (want[which] / cost(new)[which]) ** .5 / step)  # most of the cost goes by the square of the width
-        new = min((replace(new, n_embd=step * w) for w in range(max(1, guess - 1), guess + 2)), key=lambda x: abs(cost(x)[which] / want[which] - 1))
+        near = (replace(new, n_embd=step * w) for w in range(max(1, guess - 1), guess + 2))
+        new = min(near, key=lambda x: abs(cost(x)[which] / want[which] - 1))
     return new
 
 
 def example(c, task, B, device="cpu"):
     """Rows of random tokens of the longest length, as a forward takes them."""
-    text, image = torch.randint(c.first_image, (B, c.block_size)), torch.randint(c.first_image, c.first_image + prod(c.levels), (B, c.n_image))
+    text = torch.randint(c.first_image, (B, c.block_size))
+    image = torch.randint(c.first_image, c.first_image + prod(c.levels), (B, c.n_image))
     if task == "generate":
         return {"idx": torch.cat((text[:, c.n_image:], image), 1).to(device), "task": task}
     idx = torch.from_numpy(frame(torch.cat((text[:, :2], image, text[:, c.n_image + 2:]), 1).numpy(), c))[:, :c.block_size]
@@ -494,10 +502,12 @@ if __name__ == "__main__":
     args = p.parse_args()
     if min(args.rounds, args.batch_size) < 1:
         sys.exit(f"--rounds {args.rounds} --batch_size {args.batch_size}: at least 1 is wanted")
-    device, none = "cuda" if torch.cuda.is_available() else "cpu", dict.fromkeys(("split", "route", "experts", "shared", "see", "own_head"))
-    configs = {a: turn(Config(*SIZES[args.size], patch=CANVAS[args.size] // 8), argparse.Namespace(arch=a, match=args.match, **none)) for a in PRESETS}
+    device, base = "cuda" if torch.cuda.is_available() else "cpu", Config(*SIZES[args.size], patch=CANVAS[args.size] // 8)
+    none = dict.fromkeys(("split", "route", "experts", "shared", "see", "own_head"))
+    configs = {a: turn(base, argparse.Namespace(arch=a, match=args.match, **none)) for a in PRESETS}
     nets, took = {a: Transformer(c).to(device) for a, c in configs.items()}, {a: [] for a in PRESETS}
-    opts, batches = {a: net.optimizers(.01) for a, net in nets.items()}, {a: [example(c, t, args.batch_size, device) for t in TASKS] for a, c in configs.items()}
+    opts = {a: net.optimizers(.01) for a, net in nets.items()}
+    batches = {a: [example(c, t, args.batch_size, device) for t in TASKS] for a, c in configs.items()}
     for _ in tqdm(range(args.rounds + 1), desc="timing", unit="round"):
         for a, net in nets.items():
             start = time.perf_counter()
@@ -509,9 +519,11 @@ if __name__ == "__main__":
             if device == "cuda":
                 torch.cuda.synchronize()
             took[a].append(time.perf_counter() - start)
-    print(f"{args.size}, {args.batch_size} rows of each task, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}; step time: emu3's is 1, median of {args.rounds} rounds\n\n"
-          f"{'preset':10}{'split':20}{'route':12}{'sees':9}{'draws by':10}{'width':>5}{'total M':>9}{'active M':>10}{'MFLOP/token':>13}{'step time':>11}{'cache B/token':>15}")
+    print(f"{args.size}, {args.batch_size} rows of each task, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}; "
+          f"step time: emu3's is 1, median of {args.rounds} rounds\n\n"
+          f"{'preset':10}{'split':20}{'route':12}{'sees':9}{'draws by':10}{'width':>5}{'total M':>9}{'active M':>10}{'MFLOP/token':>13}{'step time':>11}"
+          f"{'cache B/token':>15}")
     for a, c in configs.items():
         k, ratio = cost(c), sorted(t / e for t, e in zip(took[a][1:], took["emu3"][1:]))[args.rounds // 2]
-        print(f"{a:10}{','.join(c.split) or '-':20}{c.route if c.split else '-':12}{c.see:9}{'own head' if c.own_head else 'head':10}{c.n_embd:>5}{k['total'] / 1e6:>9.2f}{k['active'] / 1e6:>10.2f}"
-              f"{k['flops'] / 1e6:>13.2f}{ratio:>11.2f}{2 * c.n_layer * c.n_embd * 4:>15,}")
+        print(f"{a:10}{','.join(c.split) or '-':20}{c.route if c.split else '-':12}{c.see:9}{'own head' if c.own_head else 'head':10}{c.n_embd:>5}"
+              f"{k['total'] / 1e6:>9.2f}{k['active'] / 1e6:>10.2f}{k['flops'] / 1e6:>13.2f}{ratio:>11.2f}{2 * c.n_layer * c.n_embd * 4:>15,}")

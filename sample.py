@@ -44,7 +44,8 @@ def extend(model, starts, n, pick, task, pixels=None, end=None, cached=True):
     """
     Continues B lists of token ids, of different lengths, by n tokens: (B, n), fewer once all have said `end`. pick(logits (B, V), k) -> (B,)
     chooses the k-th. The lists are padded on the left, together; the keys and values of what was read are kept in a cache that is
-    allocated once. cached=False reads everything anew for each token, as one would first write it. pixels (B, S, S, 3) uint8 of the pictures in starts, for a network that sees pixels.
+    allocated once. cached=False reads everything anew for each token, as one would first write it. pixels (B, S, S, 3) uint8 of the pictures in
+    starts, for a network that sees pixels.
     """
     device, longest = model.cos.device, max(map(len, starts))
     pad = torch.tensor([longest - len(s) for s in starts], device=device)
@@ -106,8 +107,8 @@ def draw(model, enc, meta, prompts, cfg=2., temperature=1., top_k=0, top_p=1., s
 
 def answer(model, enc, meta, codes, talks, pixels=None, longest=40, batch=250, progress=False, cached=True):
     """
-    The answers (texts) to N dialogues, greedily. codes (N, n_image), and for a network that sees pixels those too, (N, S, S, 3) uint8; a talk is [(question, answer), ..., (question, "")], its last
-    answer wanted. Raises ValueError if a talk does not fit the context.
+    The answers (texts) to N dialogues, greedily. codes (N, n_image), and for a network that sees pixels those too, (N, S, S, 3) uint8; a talk is
+    [(question, answer), ..., (question, "")], its last answer wanted. Raises ValueError if a talk does not fit the context.
     """
     out, end = [], enc._special_tokens["<|end|>"]
     for i in tqdm(range(0, len(talks), batch), desc="answering", unit=f"x {batch} questions", disable=not progress):
@@ -492,7 +493,8 @@ def sheet(pictures, texts, path, columns=8, zoom=144):
 def converse(folder, model, meta, enc, tok, args):
     """
     Lines from standard input: a sentence draws, ?question asks about the last picture, !file loads one. A drawn picture stays what the network
-    made it, tokens: it answers about them without their ever becoming pixels and tokens again; unless it has other eyes for what it is to understand: that is what they cost.
+    made it, tokens: it answers about them without their ever becoming pixels and tokens again. Not so if pictures to understand come in another way than
+    as tokens (see model.PRESETS): then it must be decoded and encoded first, which is what two encoders cost.
     """
     print("a sentence draws; ?question asks about the last picture; !file.png loads one; Ctrl-D leaves")
     codes, pixels, talk, n = None, None, [], len(list(Path(folder).glob("talk/*.png")))

@@ -32,11 +32,13 @@ p.add_argument("--shared", action=argparse.BooleanOptionalAction, help="a shared
 p.add_argument("--see", choices=("tokens", "patches", "encoder"), help="how a picture to understand comes in, instead of the preset's")
 p.add_argument("--own_head", action=argparse.BooleanOptionalAction, help="an embedding and a head of its own for drawing, instead of the preset's choice")
 p.add_argument("--match", choices=("active", "total"), help="scale the width so that FLOPs a token, or all parameters, come nearest to emu3's")
-p.add_argument("--stages", choices=("on", "off"), help="train in the preset's stages, if it has any, or everything jointly (default: on with --init_from, as they start from a trained network, else off)")
+p.add_argument("--stages", choices=("on", "off"), help="train in the preset's stages, if it has any, or everything jointly (default: on with --init_from, "
+               "as they start from a trained network, else off)")
 p.add_argument("--aia", type=float, default=0., help="weight of the AIA loss; 0 is off, bit for bit")
 p.add_argument("--aia_start", type=float, help="share of the steps after which the second phase begins: a fresh learning-rate schedule, in which AIA acts; "
                "0 is from scratch (default: 0.6, or 0 with --init_from)")
-p.add_argument("--init_from", help="folder of a run to start from: its weights at the end of its first phase; with another --arch, the copies start from an emu3's weights")
+p.add_argument("--init_from", help="folder of a run to start from: its weights at the end of its first phase; for another --arch, whose copies start from "
+               "them, one without copies")
 p.add_argument("--reference", default="small", help="whose curves are the target: small | paper | a run's folder (or two: OUT1,OUT2)")
 p.add_argument("--task", choices=("both",) + TASKS, default="both", help="train on both tasks or on one")
 p.add_argument("--ratio", help="generate:understand rows in a batch (default: 1:1, or what a stage says)")
@@ -91,7 +93,8 @@ except (RuntimeError, AssertionError) as e:
     sys.exit(f"--device {device}: cannot be used here ({str(e).splitlines()[0]})")
 args.size = args.size or ("small" if kind == "cuda" else "nano")
 args.data = args.data or f"data/toy-{args.size}"
-turned = [str(v).replace(",", "+") for k in ("split", "route", "experts", "see") if (v := getattr(args, k))] + [k if v else f"no-{k}" for k in ("shared", "own_head") if (v := getattr(args, k)) is not None]
+turned = [str(v).replace(",", "+") for k in ("split", "route", "experts", "see") if (v := getattr(args, k))]
+turned += [k if v else f"no-{k}" for k in ("shared", "own_head") if (v := getattr(args, k)) is not None]
 name = ["aia"] * bool(args.aia) + [args.task] * (args.task != "both") + [args.arch] * (args.arch != "emu3") + turned
 args.out = args.out or f"out/{'-'.join(name or ['both'])}-{args.size}"
 args.steps = args.steps or {"nano": 2400, "small": 4000, "base": 10000}[args.size]
