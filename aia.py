@@ -138,8 +138,8 @@ INK, GRID, HUE = (40, 40, 46), (226, 226, 230), {"generate": (217, 95, 2), "unde
 
 def draw_curves(runs, path):
     """
-    runs: [(title, {"history": [...], "reference": ..., "notes": [lines]})] -> a PNG with one panel a run, its notes above. Per task: solid the curve now with a band of one standard
-    deviation over samples (or seeds, see mean_run), thin where training (or the AIA phase) began, dashed the reference.
+    runs: [(title, {"history": [...], "reference": ..., "notes": [lines]})] -> a PNG with one panel a run, its notes above. Per task: solid the curve now
+    with a band of one standard deviation over samples (or seeds, see mean_run), thin where training (or its second phase) began, dashed the reference.
     """
     S = 2  # drawn twice as large, then reduced: Pillow's lines have no antialiasing
     notes = max(len(r.get("notes", ())) for _, r in runs)
@@ -188,7 +188,7 @@ def draw_curves(runs, path):
                 line(ref[t]["curve"], HUE[t], 2, dash=True)
     x, y = 20 * S, (H + 10) * S
     for label, t, style in (("generate: picture to text", "generate", 3), ("reference", None, 2),
-                            ("understand: answer to picture", "understand", 3), ("where AIA begins", None, 1)):
+                            ("understand: answer to picture", "understand", 3), ("where its second phase began", None, 1)):
         wide = int(draw.textlength(label, small)) + 56 * S
         if x + wide > page.width:
             x, y = 20 * S, y + 18 * S
@@ -214,7 +214,7 @@ def load_run(folder):
 
 
 def mean_run(folders):
-    """Runs that differ by their seed as one: the mean of their curves, with the standard deviation over seeds in the place of that over samples, and notes on what it is and scores."""
+    """Runs that differ by their seed as one: the mean of their curves, with the standard deviation over seeds in place of that over samples; notes on them."""
     runs = [load_run(f) for f in folders]
     if len({(len(r["history"]), r["history"][-1]["step"]) for r in runs}) > 1:
         sys.exit(f"{','.join(folders)}: runs of different length have no mean; name them apart")
@@ -224,7 +224,7 @@ def mean_run(folders):
         history = [hs[0] | {t: {"mean": curves(hs, t).mean(0).tolist(), "std": curves(hs, t).std(0, ddof=1).tolist()} for t in TASKS if t in hs[0]}
                    for hs in zip(*(r["history"] for r in runs))]
     notes = [f"{'+'.join(m['split'])} by {m['route']}" if m.get("split") else "nothing split"] if m else []
-    notes += [f"sees {m['see']}{', own head' * m['own_head']}"] if "see" in m else []
+    notes += [f"sees {'by an ' * (m['see'] == 'encoder')}{m['see']}{', own head' * m['own_head']}"] if "see" in m else []
     for name in ("toy-GenEval", "answered"):
         if all(name in r["scores"] for r in runs):
             v = [r["scores"][name] for r in runs]
