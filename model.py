@@ -164,7 +164,7 @@ class Experts(nn.Module):
                 self.last[int(drawn)] = self.load
             self.aux = self.n * (self.last.mean(0) * p.mean(0)).sum()
         order, back = sort_by(expert)
-        y = self.experts(x[order], count.tolist())[back]  # the one place where the host waits for data: how many chose which
+        y = self.experts(x.index_select(0, order), count.tolist()).index_select(0, back)  # the one place where the host waits for data: how many chose which
         y = y * (best / best.detach())[:, None].to(y.dtype)
         return self.mix[0] * y + self.mix[1] * self.shared(x) if self.c.shared else y
 
@@ -362,14 +362,14 @@ class Transformer(nn.Module):
         x, order, back = x.flatten(0, 1), None, None  # (B T, C)
         if 0 < n < T:
             order, back = sort_by(image.flatten())
-            x = x[order]
+            x = x.index_select(0, order)  # its gradient is cheaper than that of x[order]
         layout = B, T, [B * (T - n), B * n], order, back
         rope = self.cos[start:start + T].to(x.dtype), self.sin[start:start + T].to(x.dtype)
         masses = []
         for i, block in enumerate(self.blocks):
             x, mass = block(x, layout, drawn, rope, key, explicit, cache and (cache["k"][i], cache["v"][i], start), mask)
             masses.append(mass)
-        x = (x if back is None else x[back]).view(B, T, -1)
+        x = (x if back is None else x.index_select(0, back)).view(B, T, -1)
         x, head = self.norm[end](x if at is None else x[at]), self.head[end]()
         if c.own_head and drawn:  # image ids only; the others' logits are -inf
             known = slice(c.first_image, c.first_image + prod(c.levels))
