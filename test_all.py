@@ -388,6 +388,14 @@ def test_equal_copies_are_the_dense_network(split, route):
     assert see.any() == (route == "modality") and drawn[-9:].all() and drawn[:-9].any() == (route == "task"), "each token computes its own copy only"
 
 
+def test_separate_networks_share_nothing():
+    for own, task in enumerate(("understand", "generate")):
+        net = small_model("separate")
+        net(**model.example(net.config, task, 2))[0].sum().backward()
+        taught = {re.search(r"(?:norm\d?|qkv|proj|ffn|embed|row|column|head)\.(\d)\.", n)[1] for n, p in net.named_parameters() if p.grad is not None}
+        assert taught == {str(own)}
+
+
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("route", ["learned", "supervised", "oracle"])
 def test_experts_that_are_copies_of_one_ffn_are_the_dense_network(route, shared):
