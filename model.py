@@ -4,7 +4,7 @@ model.py: the transformer and its dial. Read it after data.py; aia.py comes next
   1. the table         every published way to take the network apart, a row a paper
   2. copies            weights that exist more than once, of which each token uses its own
   3. the transformer   a plain modern decoder (RMSNorm, rotary positions, QK-norm, squared ReLU, no biases, fused attention)
-  4. what it costs     parameters, FLOPs, time, cache
+  4. what it costs     the dial turned by flags; parameters, FLOPs, time, cache
 
 With nothing taken apart this is the purely unified baseline, `emu3`: nothing in it depends on the task, and on the modality only two tables do (where in
 the picture an image token stands, what its digits are). The one unusual thing is `key`: given which tokens are the keys of the interaction, attention also
@@ -52,6 +52,8 @@ class Config:
     shared: bool = False    # by a router: one more expert that every token takes
     see: str = "tokens"     # how a picture to understand comes in: tokens | patches (two convolutions on pixels) | encoder (a small one, and an MLP)
     own_head: bool = False  # whether drawing has an embedding and a head of its own
+
+    DIAL = "split", "route", "experts", "shared", "see", "own_head"  # the names of these six, which are flags too
 
     def routed(self):
         return "ffn" in self.split and self.route in ("learned", "supervised", "oracle")
@@ -183,6 +185,14 @@ def rotate(x, cos, sin):
     return torch.cat((x1 * cos - x2 * sin, x1 * sin + x2 * cos), dim=-1)
 
 
+def fused(q, k, v, **how):
+    """F.scaled_dot_product_attention; on a CPU always in float32, as its kernel there is slower in bfloat16 (3 times, see README)."""
+    if q.device.type != "cpu":
+        return F.scaled_dot_product_attention(q, k, v, **how)
+    with torch.autocast("cpu", enabled=False):
+        return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), **how)
+
+
 class Attention(nn.Module):
     """
     Causal self-attention which, asked for it, also says where it looks.
@@ -209,8 +219,8 @@ class Attention(nn.Module):
         C = x.size(-1)
         qkv = self.qkv(x, sizes)  # (N, 3 C)
         qkv = qkv if back is None else qkv.index_select(0, back)  # attention is joint: tokens return to their places
-        q, k, v = qkv.view(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4)  # 3 x (B, H, T, D)
-        q, k = rotate(norm(q), *rope), rotate(norm(k), *rope)
+        qkv = qkv.view(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4)  # (3, B, H, T, D)
+        (q, k), v = rotate(norm(qkv[:2]), *rope), qkv[2]
         D, mass = q.size(-1), None
         if cache is not None:
             K, V, start = cache
@@ -227,7 +237,7 @@ class Attention(nn.Module):
                 indicator = key[:, None, :, None].to(v.dtype).expand(-1, self.n_head, -1, -1)
                 v = torch.cat((v, F.pad(indicator, (0, 7))), dim=-1)  # (B, H, T, D + 8)
                 q, k = F.pad(q, (0, 8)), F.pad(k, (0, 8))
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=D ** -.5)
+            y = fused(q, k, v, attn_mask=mask, is_causal=mask is None, scale=D ** -.5)
             if key is not None:
                 y, mass = y[..., :D], y[..., D].float().mean(1)  # (B, T)
         y = y.transpose(1, 2).reshape(B * T, C)
@@ -407,11 +417,45 @@ class Transformer(nn.Module):
         self.load_state_dict(own)
 
     def optimizers(self, lr):
-        """Muon (Jordan et al. 2024) for the matrices between the ends, AdamW for embeddings, heads, routers and gains, at 0.4 of its learning rate."""
+        """Muon for the matrices between the ends, AdamW for embeddings, heads, routers and gains, at 0.4 of its learning rate."""
         matrices = {n: q for n, q in self.named_parameters() if q.dim() == 2 and re.match("blocks|eyes|own", n) and not re.search("router|place", n)}
         rest = [q for n, q in self.named_parameters() if n not in matrices]
-        return [torch.optim.Muon(matrices.values(), lr=lr, momentum=.95, weight_decay=.01),
-                torch.optim.AdamW(rest, lr=lr * .4, betas=(.9, .95), weight_decay=0., fused=True)]
+        return [Muon(matrices.values(), lr), torch.optim.AdamW(rest, lr=lr * .4, betas=(.9, .95), weight_decay=0., fused=True)]
+
+
+class Muon(torch.optim.Optimizer):
+    """
+    Jordan et al. 2024: momentum whose singular values are driven to about 1 by five Newton-Schulz steps, so that every direction of a matrix learns alike.
+    As torch.optim.Muon, but matrices of one shape (or lying on their side) take the steps as one batch.
+    """
+    def __init__(self, params, lr, momentum=.95, weight_decay=.01):
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self):
+        for g in self.param_groups:
+            alike = {}
+            for p in g["params"]:
+                if p.grad is not None:
+                    alike.setdefault(tuple(sorted(p.shape)), []).append(p)
+            for ps in alike.values():
+                grads, past = [p.grad for p in ps], [self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in ps]
+                torch._foreach_lerp_(past, grads, 1 - g["momentum"])
+                wide = lambda p, u: u if p.size(0) <= p.size(1) else u.T  # tall ones lie down meanwhile
+                x = torch.stack([wide(p, u) for p, u in zip(ps, torch._foreach_lerp(grads, past, g["momentum"]))]).bfloat16()  # (N, R, C), Nesterov's
+                x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+                for _ in range(5):
+                    a = x @ x.mT
+                    x = torch.baddbmm(x, torch.baddbmm(a, a, a, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
+                for p, u in zip(ps, x):
+                    p.mul_(1 - g["lr"] * g["weight_decay"]).add_(wide(p, u), alpha=-g["lr"] * max(1, p.size(0) / p.size(1)) ** .5)
+
+
+def best_dtype(kind):
+    """What the matrix products of training are in by default on a cuda, cpu or mps: bfloat16 where there are instructions for it, else float32."""
+    can = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch cannot tell
+    fast = torch.cuda.is_bf16_supported() if kind == "cuda" else kind == "cpu" and any(can.get(k) for k in ("avx512_bf16", "amx_bf16"))
+    return "bfloat16" if fast else "float32"
 
 
 def latest_run():
@@ -438,27 +482,26 @@ def load_model(folder, device="cpu", file="ckpt.pt"):
 # 4. what it costs
 
 
-def turn(c, args):
-    """Config c with the dial turned as the flags say. Exits with one line if they contradict each other."""
-    row = {k: v for k, v in PRESETS[args.arch].items() if k != "stages"}
-    row |= {k: v for k in ("route", "experts", "shared", "see", "own_head") if (v := getattr(args, k)) is not None}
-    if args.split is not None:
-        row["split"] = tuple(x for x in args.split.split(",") if x != "none")
-    new, side = replace(c, **row), round(c.n_image ** .5)
+def turn(c, arch, match=None, **flags):
+    """Config c as a preset has it, then as flags (of DIAL; None says nothing) have it. Exits with one line if they contradict each other."""
+    flags = {k: v for k, v in flags.items() if v is not None}
+    if "split" in flags:
+        flags["split"] = tuple(x for x in flags["split"].split(",") if x != "none")
+    new = replace(c, **{k: v for k, v in PRESETS[arch].items() if k != "stages"} | flags)
     router = new.route in ("learned", "supervised", "oracle")
-    said = f"--arch {args.arch}, with its flags: split {','.join(new.split) or 'none'}, route {new.route}, experts {new.experts}{', shared' * new.shared}"
+    said = f"--arch {arch}, with its flags: split {','.join(new.split) or 'none'}, route {new.route}, experts {new.experts}{', shared' * new.shared}"
     if unknown := set(new.split) - set(ALL + ("ends",)):
-        sys.exit(f"--split {args.split}: {', '.join(map(repr, sorted(unknown)))} is none of norm, qkv, ffn, ends")
-    if args.route and not new.split:
+        sys.exit(f"--split {','.join(new.split)}: {', '.join(map(repr, sorted(unknown)))} is none of norm, qkv, ffn, ends")
+    if "route" in flags and not new.split:
         sys.exit(f"{said}: nothing exists in copies that could be routed; give --split")
     if router and tuple(new.split) != ("ffn",) or "ends" in new.split and new.route != "task":
         sys.exit(f"{said}: routers choose among copies of ffn alone, and ends go by task")
     if not router and (new.experts > 1 or new.shared) or new.experts < 1:
         sys.exit(f"{said}: experts, at least 1, and a shared one need a router: --route learned | supervised | oracle (or --experts 1 --no-shared)")
     if new.see == "patches":
-        new = replace(new, block_size=new.block_size + side + 1)  # <|cls|>, and <|row|> after each row
-    if args.match:
-        which, want, step = {"active": "flops", "total": "total"}[args.match], cost(c), 2 * c.n_head
+        new = replace(new, block_size=new.block_size + round(c.n_image ** .5) + 1)  # <|cls|>, and <|row|> after each row
+    if match:
+        which, want, step = {"active": "flops", "total": "total"}[match], cost(c), 2 * c.n_head
         guess = round(c.n_embd * (want[which] / cost(new)[which]) ** .5 / step)  # most of the cost goes by the square of the width
         near = (replace(new, n_embd=step * w) for w in range(max(1, guess - 1), guess + 2))
         new = min(near, key=lambda x: abs(cost(x)[which] / want[which] - 1))
@@ -503,8 +546,8 @@ if __name__ == "__main__":
     if min(args.rounds, args.batch_size) < 1:
         sys.exit(f"--rounds {args.rounds} --batch_size {args.batch_size}: at least 1 is wanted")
     device, base = "cuda" if torch.cuda.is_available() else "cpu", Config(*SIZES[args.size], patch=CANVAS[args.size] // 8)
-    none = dict.fromkeys(("split", "route", "experts", "shared", "see", "own_head"))
-    configs = {a: turn(base, argparse.Namespace(arch=a, match=args.match, **none)) for a in PRESETS}
+    configs = {a: turn(base, a, args.match) for a in PRESETS}
+    dtype = best_dtype(device)
     nets, took = {a: Transformer(c).to(device) for a, c in configs.items()}, {a: [] for a in PRESETS}
     opts = {a: net.optimizers(.01) for a, net in nets.items()}
     batches = {a: [example(c, t, args.batch_size, device) for t in TASKS] for a, c in configs.items()}
@@ -512,14 +555,16 @@ if __name__ == "__main__":
         for a, net in nets.items():
             start = time.perf_counter()
             for b in batches[a]:  # a step: both tasks, forward and backward (of something as dear as the loss), and the optimisers
-                (net(**b)[0].logsumexp(-1).mean() + .01 * net.router_loss()).backward()
+                with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
+                    logits = net(**b)[0]
+                (logits.float().logsumexp(-1).mean() + .01 * net.router_loss()).backward()
             for o in opts[a]:
                 o.step()
                 o.zero_grad()
             if device == "cuda":
                 torch.cuda.synchronize()
             took[a].append(time.perf_counter() - start)
-    print(f"{args.size}, {args.batch_size} rows of each task, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}; "
+    print(f"{args.size}, {args.batch_size} rows of each task, {device}, {dtype}, {torch.get_num_threads()} threads, torch {torch.__version__}; "
           f"step time: emu3's is 1, median of {args.rounds} rounds\n\n"
           f"{'preset':10}{'split':20}{'route':12}{'sees':9}{'draws by':10}{'width':>5}{'total M':>9}{'active M':>10}{'MFLOP/token':>13}{'step time':>11}"
           f"{'cache B/token':>15}")

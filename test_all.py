@@ -3,7 +3,7 @@ test_all.py: the laws of the system, one a test, in the reading order of the fil
 
     python -m pytest -q test_all.py
 """
-import argparse, csv, json, re, runpy, shlex, shutil, sys
+import csv, json, re, runpy, shlex, shutil, sys
 from pathlib import Path
 
 import numpy as np
@@ -42,19 +42,18 @@ def toy(tmp_path_factory):
 def trained(toy, tmp_path_factory):
     """A run of 20 steps with AIA in its second half."""
     out = tmp_path_factory.mktemp("run") / "aia"
-    assert train(toy, out, "--aia", .5) is None
+    assert train(toy, out, "--aia", .5, "--exam", 2) is None
     return out
 
 
 def train(toy, out, *args):
     return run("train.py", "--data", toy.folder, "--out", out, "--size", "nano", "--device", "cpu", "--steps", 20, "--batch_size", 4, "--eval_every", 10,
-               "--aia_start", .5, "--reference", "paper", "--exam", 2, *args)
+               "--aia_start", .5, "--reference", "paper", "--exam", 0, *args)
 
 
 def small_config(arch="emu3", **flags):
-    none = dict.fromkeys(("split", "route", "experts", "shared", "see", "own_head", "match"))
     c = model.Config(n_layer=3, n_head=2, n_embd=32, block_size=48, vocab_size=128, first_image=64, n_image=9, levels=(8, 7), patch=4)
-    return model.turn(c, argparse.Namespace(**none | {"arch": arch} | flags))
+    return model.turn(c, arch, **flags)
 
 
 def small_model(arch="emu3", **flags):
@@ -456,6 +455,21 @@ def test_compiles_whole(arch):
         assert torch.allclose(torch.compile(net, backend="eager", fullgraph=True)(**b)[0], net(**b)[0], atol=1e-5)
 
 
+def test_muon_in_batches_is_torch_s_muon():
+    ours, theirs = small_model("utamoe"), small_model("utamoe")
+    a = ours.optimizers(.05)[0]
+    b = torch.optim.Muon([p for n, p in theirs.named_parameters() if any(q is dict(ours.named_parameters())[n] for q in a.param_groups[0]["params"])],
+                         lr=.05, momentum=.95, weight_decay=.01)
+    for step in range(3):
+        for net, opt in ((ours, a), (theirs, b)):
+            torch.manual_seed(step)
+            for p in net.parameters():
+                p.grad = torch.randn_like(p)
+            opt.step()
+    for p, q in zip(ours.parameters(), theirs.parameters()):
+        torch.testing.assert_close(p, q, atol=1e-3, rtol=0)
+
+
 def test_a_width_is_found_for_equal_cost():
     for how, which in (("active", "flops"), ("total", "total")):
         c = small_config("evev2", match=how)
@@ -491,7 +505,7 @@ def test_every_architecture_takes_the_toy_world_s_rows(arch, toy):
     """Drawn, asked, measured, and taught the interaction: one network, whatever the dial says."""
     m, tok = toy.meta, data.load_tokenizer(toy.folder / "tokenizer.pt")
     c = model.Config(2, 2, 32, m["block_size"], m["vocab_size"], m["first_image"], m["n_image"], tok.levels, tok.patch)
-    net = model.Transformer(model.turn(c, argparse.Namespace(**dict.fromkeys(("split", "route", "experts", "shared", "see", "own_head", "match")) | {"arch": arch})))
+    net = model.Transformer(model.turn(c, arch))
     assert {t: len(v["mean"]) for t, v in aia.measure(net, toy, 10).items()} == {t: 2 for t in TASKS}
     for task in TASKS:
         b = data.to_batch(*(x[:4] for x in toy.rows["train"][task]), c=net.config)
@@ -583,7 +597,7 @@ def test_resumed_equals_uninterrupted(toy, trained, tmp_path, monkeypatch):
     class Killed(Exception):
         pass
 
-    steps, real = [], torch.optim.Muon.step
+    steps, real = [], model.Muon.step
 
     def step(self, *args):
         steps.append(1)
@@ -592,7 +606,7 @@ def test_resumed_equals_uninterrupted(toy, trained, tmp_path, monkeypatch):
         return real(self, *args)
 
     with monkeypatch.context() as m:
-        m.setattr(torch.optim.Muon, "step", step)
+        m.setattr(model.Muon, "step", step)
         with pytest.raises(Killed):
             train(toy, tmp_path / "half", "--aia", .5)
     assert run("train.py", "--out", tmp_path / "half", "--resume") is None
@@ -646,7 +660,7 @@ def test_a_frozen_weight_is_bit_identical_afterwards(toy, trained, tmp_path, mon
 
 def test_a_branch_of_a_staged_run_goes_on_with_its_last_stage(toy, trained, tmp_path):
     """So with and without AIA can be compared for every architecture: bit for bit, the second phase of the run it left."""
-    args = "--arch", "januspro", "--steps", 10, "--task", "understand", "--exam", 1
+    args = "--arch", "januspro", "--steps", 10, "--task", "understand"
     assert train(toy, tmp_path / "x", *args, "--stages", "on", "--aia_start", .6, "--aia", .5) is None  # its last stage begins at 0.6, too
     assert train(toy, tmp_path / "y", *args, "--init_from", tmp_path / "x", "--steps", 4, "--aia_start", 0, "--aia", .5) is None
     assert same(weights(tmp_path / "x"), weights(tmp_path / "y"))

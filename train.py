@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from aia import aia_loss, distance, draw_curves, interaction, measure, reference
 from data import KEY, TASKS, Help, build_toy, load_dataset, load_tokenizer, save_json, save_tokenizer, to_batch
-from model import PRESETS, SIZES, Config, Transformer, cost, latest_run, load_model, turn
+from model import PRESETS, SIZES, Config, Transformer, best_dtype, cost, latest_run, load_model, turn
 from sample import draw, geneval_prompts, score, sheet, table
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -50,9 +50,9 @@ p.add_argument("--batch_size", type=int, default=32, help="rows a step")
 p.add_argument("--lr", type=float, default=.05, help="peak learning rate of Muon; AdamW's is 0.4 of it")
 p.add_argument("--seed", type=int, default=0, help="of weights and of the order of the data")
 p.add_argument("--device", help="cpu | cuda | mps (default: what is there)")
-p.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the matrix products (default: bfloat16 on a GPU that has it)")
+p.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the matrix products (default: bfloat16 on a GPU or a CPU with instructions for it)")
 p.add_argument("--eval_every", type=int, help="steps between evaluations, which also save (default: a tenth of the steps)")
-p.add_argument("--exam", type=int, default=100, help="size of the toy world's final exam, in prompts a tag; 100 is the benchmarks' own size")
+p.add_argument("--exam", type=int, default=100, help="size of the toy world's final exam, in prompts a tag: 100 is the benchmarks' own size, 0 is none")
 p.add_argument("--resume", action="store_true", help="go on with the run in --out (default: the latest), exactly where it was saved and with the flags it was begun with")
 args = p.parse_args()
 args.branch = False
@@ -60,7 +60,7 @@ if args.resume:
     args.out = args.out or latest_run()
     _, saved_config = load_model(args.out)
     vars(args).update({k: v for k, v in saved_config["train"].items() if k not in ("out", "device", "resume")})
-for name, low in (("steps", 1), ("batch_size", 1), ("eval_every", 1), ("exam", 1), ("aia", 0), ("lr", 0), ("aia_start", 0), ("seed", 0)):
+for name, low in (("steps", 1), ("batch_size", 1), ("eval_every", 1), ("exam", 0), ("aia", 0), ("lr", 0), ("aia_start", 0), ("seed", 0)):
     if (value := getattr(args, name)) is not None and not low <= value <= (1 if name == "aia_start" else float("inf")):
         sys.exit(f"--{name} {value}: wanted is {'a share from 0 to 1' if name == 'aia_start' else f'at least {low}'}")
 
@@ -106,7 +106,7 @@ if args.aia and begin >= args.steps:
     sys.exit(f"--aia_start {args.aia_start}: leaves none of the {args.steps} steps to AIA; take less")
 if args.init_from and out.resolve() == Path(args.init_from).resolve() and not args.resume:
     sys.exit(f"--out {out}: is the run to start from, which would be overwritten; name another folder")
-dtype = args.dtype or ("bfloat16" if kind == "cuda" and torch.cuda.is_bf16_supported() else "float32")
+dtype = args.dtype or best_dtype(kind)
 print(f"{device}{' (' + torch.cuda.get_device_name(device) + ')' if kind == 'cuda' else ''}, {dtype}, torch {torch.__version__}, size {args.size}, run in {out}")
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -126,14 +126,15 @@ for task in tasks:
 
 torch.manual_seed(args.seed)
 L, H, C = SIZES[args.size]
-config = turn(Config(L, H, C, meta["block_size"], meta["vocab_size"], meta["first_image"], meta["n_image"], list(tok.levels), tok.patch), args)
+config = Config(L, H, C, meta["block_size"], meta["vocab_size"], meta["first_image"], meta["n_image"], list(tok.levels), tok.patch)
+config = turn(config, args.arch, args.match, **{k: getattr(args, k) for k in config.DIAL})
 model = Transformer(config).to(device)
 if args.init_from and not args.resume:
     # a run of two phases is branched where its second began
     file = "pretrained.pt" if (Path(args.init_from) / "pretrained.pt").exists() else "ckpt.pt"
     other, about = load_model(args.init_from, device, file)
-    mine, dial = json.loads(json.dumps(asdict(config))), ("split", "route", "experts", "shared", "see", "own_head", "block_size")
-    alike = all(mine[k] == v for k, v in about["model"].items() if k not in dial) and about["data"]["merges"] == meta["merges"]
+    mine = json.loads(json.dumps(asdict(config)))
+    alike = all(mine[k] == v for k, v in about["model"].items() if k not in (*config.DIAL, "block_size")) and about["data"]["merges"] == meta["merges"]
     if not alike or about["model"] != mine and about["model"]["split"]:
         sys.exit(f"--init_from {args.init_from}: a network of another shape or data set ({about['train']['arch']}, {about['train']['size']}, {about['train']['data']}); "
                  f"train with its --size and --data, and with its dial if it exists in copies")
@@ -153,7 +154,7 @@ if args.aia and args.reference == "small":
     for task in (t for t in tasks if t not in (ref or {})):  # a single-task network of the same shape, which sees as many rows of its task as this run does
         run = f"{data.folder}/reference-{args.size}-{args.steps}-{task}"
         print(f"no reference to {task} for {args.data} at size {args.size} yet: training a single-task network in {run}")
-        if subprocess.run([sys.executable, __file__, "--task", task, "--out", run, "--batch_size", str(max(1, rows_of_task[task])), "--seed", str(args.seed), "--exam", "1"]
+        if subprocess.run([sys.executable, __file__, "--task", task, "--out", run, "--batch_size", str(max(1, rows_of_task[task])), "--seed", str(args.seed), "--exam", "0"]
                           + [x for k in ("data", "size", "steps", "lr", "device", "dtype") if (v := getattr(args, k)) for x in (f"--{k}", str(v))]).returncode:
             sys.exit(f"{run}: the reference could not be trained (the reason is above)")
         known = {t: ref[t]["curve"] for t in TASKS if t in (ref or {})}
@@ -315,7 +316,7 @@ save("ckpt.pt")
 # what came of it
 
 model.eval()
-scores = score(model, data, tok, args.task, args.exam, folder=out) | {"loss": {t: {"run": val[t]} for t in tasks}}
+scores = (score(model, data, tok, args.task, args.exam, folder=out) if args.exam else {}) | {"loss": {t: {"run": val[t]} for t in tasks}}
 if d := distance(history[-1], ref or {}):
     scores["distance"] = {t: {"run": v, "chance": distance(history[0], ref)[t]} for t, v in d.items()}
 save_json(out / "scores.json", scores)
