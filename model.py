@@ -485,21 +485,17 @@ def load_model(folder, device="cpu", file="ckpt.pt"):
 
 
 def turn(c, arch, match=None, **flags):
-    """Config c as a preset has it, then as flags (of DIAL; None says nothing) have it. Exits with one line if they contradict each other."""
+    """Config c as a preset has it, then as flags (of DIAL; None says nothing) have it. Raises ValueError if they contradict each other."""
     flags = {k: v for k, v in flags.items() if v is not None}
-    if "split" in flags:
-        flags["split"] = tuple(x for x in flags["split"].split(",") if x != "none")
     new = replace(c, **{k: v for k, v in PRESETS[arch].items() if k != "stages"} | flags)
     router = new.route in ("learned", "supervised", "oracle")
-    said = f"--arch {arch}, with its flags: split {','.join(new.split) or 'none'}, route {new.route}, experts {new.experts}{', shared' * new.shared}"
-    if unknown := set(new.split) - set(ALL + ("ends",)):
-        sys.exit(f"--split {','.join(new.split)}: {', '.join(map(repr, sorted(unknown)))} is none of norm, qkv, ffn, ends")
-    if "route" in flags and not new.split:
-        sys.exit(f"{said}: nothing exists in copies that could be routed; give --split")
-    if router and tuple(new.split) != ("ffn",) or "ends" in new.split and new.route != "task":
-        sys.exit(f"{said}: routers choose among copies of ffn alone, and ends go by task")
-    if not router and (new.experts > 1 or new.shared) or new.experts < 1:
-        sys.exit(f"{said}: experts, at least 1, and a shared one need a router: --route learned | supervised | oracle (or --experts 1 --no-shared)")
+    for wrong, why in ((set(new.split) - set(ALL + ("ends",)), "split is any of norm, qkv, ffn, ends"),
+                       ("route" in flags and not new.split, "nothing exists in copies that could be routed; give --split"),
+                       (router and tuple(new.split) != ("ffn",) or "ends" in new.split and new.route != "task", "routers choose among copies of ffn alone, and ends go by task"),
+                       (not router and (new.experts > 1 or new.shared) or new.experts < 1, "experts, at least 1, and a shared one need a router "
+                        "(--route learned | supervised | oracle), or --experts 1 --no-shared")):
+        if wrong:
+            raise ValueError(f"split {','.join(new.split) or 'none'}, route {new.route}, experts {new.experts}{', shared' * new.shared}: {why}")
     if new.see == "patches":
         new = replace(new, block_size=new.block_size + round(c.n_image ** .5) + 1)  # <|cls|>, and <|row|> after each row
     if match:

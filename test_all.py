@@ -372,7 +372,7 @@ SPLITS = [("norm", "modality"), ("qkv", "modality"), ("ffn", "modality"), ("norm
 @pytest.mark.parametrize("split, route", SPLITS)
 def test_equal_copies_are_the_dense_network(split, route):
     """What start_from() makes of a dense network computes what that did, at the same price; and what trains apart is told apart."""
-    dense, net = small_model(), small_model(split=split, route=route)
+    dense, net = small_model(), small_model(split=split.split(","), route=route)
     net.start_from(dense.state_dict())
     for task in TASKS:
         b = model.example(net.config, task, 2)
@@ -398,7 +398,7 @@ def test_separate_networks_share_nothing():
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("route", ["learned", "supervised", "oracle"])
 def test_experts_that_are_copies_of_one_ffn_are_the_dense_network(route, shared):
-    dense, net = small_model(), small_model(split="ffn", route=route, experts=3, shared=shared)
+    dense, net = small_model(), small_model(split=("ffn",), route=route, experts=3, shared=shared)
     net.start_from(dense.state_dict())
     for task in TASKS:
         b = model.example(net.config, task, 2)
@@ -408,7 +408,7 @@ def test_experts_that_are_copies_of_one_ffn_are_the_dense_network(route, shared)
 
 
 def test_one_expert_and_no_router_is_dense_exactly():
-    dense, net = small_model(), small_model(split="ffn", route="learned", experts=1)
+    dense, net = small_model(), small_model(split=("ffn",), route="learned", experts=1)
     net.start_from(dense.state_dict())
     b = model.example(net.config, "generate", 2)
     assert torch.equal(net(**b)[0], dense(**b)[0]) and torch.equal(net.blocks[0].ffn.load, torch.ones(1))
@@ -836,7 +836,7 @@ def test_aia_prints_and_draws_the_curves_of_several_runs(trained, tmp_path, caps
 
 @pytest.mark.parametrize("args, why", [(("--ratio", "1-1"), "wanted is generate:understand"), (("--data", "nowhere/mine"), "no data set here"),
                                        (("--init_from", "nowhere"), "no run here"), (("--reference", "nowhere"), "no run here"),
-                                       (("--batch_size", 1), "too few rows for both tasks"), (("--split", "ffm"), "none of norm, qkv, ffn, ends"),
+                                       (("--batch_size", 1), "too few rows for both tasks"), (("--split", "ffm"), "any of norm, qkv, ffn, ends"),
                                        (("--split", "qkv", "--route", "learned"), "routers choose among copies of ffn"), (("--experts", 2), "need a router")])
 def test_train_refuses_with_one_line(toy, tmp_path, args, why):
     said = train(toy, tmp_path / "x", *args)

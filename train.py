@@ -25,7 +25,7 @@ from sample import draw, geneval_prompts, score, sheet, table
 
 p = argparse.ArgumentParser(description="Train one network to draw and to see.", formatter_class=Help)
 p.add_argument("--arch", choices=PRESETS, default="emu3", help="how far the network is taken apart: a row of the table in model.py")
-p.add_argument("--split", help="what exists in copies, instead of the preset's: any of norm,qkv,ffn,ends, or none")
+p.add_argument("--split", type=lambda x: tuple(y for y in x.split(",") if y != "none"), help="what exists in copies, instead of the preset's: any of norm,qkv,ffn,ends, or none")
 p.add_argument("--route", choices=("modality", "generated", "task", "learned", "supervised", "oracle"), help="who takes which copy, instead of the preset's")
 p.add_argument("--experts", type=int, help="experts a router chooses from (supervised, oracle: for each task), instead of the preset's")
 p.add_argument("--shared", action=argparse.BooleanOptionalAction, help="a shared expert beside the chosen one, instead of the preset's choice")
@@ -93,7 +93,7 @@ except (RuntimeError, AssertionError) as e:
     sys.exit(f"--device {device}: cannot be used here ({str(e).splitlines()[0]})")
 args.size = args.size or ("small" if kind == "cuda" else "nano")
 args.data = args.data or f"data/toy-{args.size}"
-turned = [str(v).replace(",", "+") for k in ("split", "route", "experts", "see") if (v := getattr(args, k))]
+turned = [("+".join(v) or "none") if k == "split" else str(v) for k in ("split", "route", "experts", "see") if (v := getattr(args, k)) is not None]
 turned += [k if v else f"no-{k}" for k in ("shared", "own_head") if (v := getattr(args, k)) is not None]
 name = ["aia"] * bool(args.aia) + [args.task] * (args.task != "both") + [args.arch] * (args.arch != "emu3") + turned
 args.out = args.out or f"out/{'-'.join(name or ['both'])}-{args.size}"
@@ -127,7 +127,10 @@ for task in tasks:
 torch.manual_seed(args.seed)
 L, H, C = SIZES[args.size]
 config = Config(L, H, C, meta["block_size"], meta["vocab_size"], meta["first_image"], meta["n_image"], list(tok.levels), tok.patch)
-config = turn(config, args.arch, args.match, **{k: getattr(args, k) for k in config.DIAL})
+try:
+    config = turn(config, args.arch, args.match, **{k: getattr(args, k) for k in config.DIAL})
+except ValueError as e:
+    sys.exit(f"--arch {args.arch}, with its flags: {e}")
 model = Transformer(config).to(device)
 if args.init_from and not args.resume:
     # a run of two phases is branched where its second began
