@@ -119,15 +119,15 @@ def correlation(now):
 # 3. the loss
 
 
-def aia_loss(I, valid, T, d):
+def aia_loss(I, valid, T, d, n=None):
     """
     Paper eq. 2 with Huber divided by its threshold (smooth L1), so that it is of the order of |I - T| and its weight of the order of its share
-    of the loss. Per sample and layer, mean over layers and over the samples that have keys.
+    of the loss. Per sample and layer, mean over layers and over the samples that have keys; these B rows may be a part of a batch that has n such in all.
     I (L, B); valid (B,); T, d (L, 1) targets and thresholds of the rows' task. Returns a scalar.
     """
     off = (I - T).abs()
     loss = torch.where(off <= d, off ** 2 / (2 * d), off - d / 2)
-    return (loss.mean(0) * valid).sum() / valid.sum().clamp(min=1)
+    return (loss.mean(0) * valid).sum() / (valid.sum().clamp(min=1) if n is None else max(n, 1))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -495,7 +495,8 @@ def to_batch(ids, roles, pixels=None, drop=None, null=None, device="cpu", c=None
         ids, key = ids.masked_fill(gone, null), key & ~gone
     out = {"idx": ids[:, :-1], "targets": ids[:, 1:], "at": roles[:, 1:] & TARGET > 0, "query": roles[:, :-1] & QUERY > 0, "key": key[:, :-1]}
     out |= {} if pixels is None else {"pixels": torch.from_numpy(np.array(pixels))}
-    return {k: v.contiguous().to(device, non_blocking=True) for k, v in out.items()} | {"task": TASKS[pixels is not None]}
+    ready = torch.Tensor.pin_memory if "cuda" in str(device) else torch.Tensor.contiguous  # from pinned memory a copy goes on beside the computing
+    return {k: ready(v).to(device, non_blocking=True) for k, v in out.items()} | {"task": TASKS[pixels is not None]}
 
 
 def frame(row, c, fill=None):

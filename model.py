@@ -21,6 +21,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
@@ -188,8 +189,8 @@ def rotate(x, cos, sin):
 
 
 def fused(q, k, v, **how):
-    """F.scaled_dot_product_attention; on a CPU always in float32, as its kernel there is slower in bfloat16 (3 times, see README)."""
-    if q.device.type != "cpu":
+    """F.scaled_dot_product_attention; on a CPU in float32 where the rest is in bfloat16, as its kernel there is slower so (3 times, see README)."""
+    if q.device.type != "cpu" or v.dtype != torch.bfloat16:
         return F.scaled_dot_product_attention(q, k, v, **how)
     with torch.autocast("cpu", enabled=False):
         return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), **how)
@@ -314,7 +315,7 @@ class Eyes(nn.Module):
 class Transformer(nn.Module):
     def __init__(self, c):
         super().__init__()
-        self.config, C = c, c.n_embd
+        self.config, self.checkpoint, C = c, False, c.n_embd  # checkpoint: compute layers anew in the backward pass
         self.side = round(c.n_image ** .5)  # tokens a row of the picture
         ends = lambda make: nn.ModuleList(make() for _ in range(2 if "ends" in c.split else 1))
         self.embed = ends(lambda: Table(c))
@@ -379,7 +380,8 @@ class Transformer(nn.Module):
         rope = self.cos[start:start + T].to(x.dtype), self.sin[start:start + T].to(x.dtype)
         masses = []
         for i, block in enumerate(self.blocks):
-            x, mass = block(x, layout, drawn, rope, key, explicit, cache and (cache["k"][i], cache["v"][i], start), mask)
+            args = x, layout, drawn, rope, key, explicit, cache and (cache["k"][i], cache["v"][i], start), mask
+            x, mass = checkpoint(block, *args, use_reentrant=False) if self.checkpoint and torch.is_grad_enabled() else block(*args)
             masses.append(mass)
         x = (x if back is None else x.index_select(0, back)).view(B, T, -1)
         x, head = self.norm[end](x if at is None else x[at]), self.head[end]()

@@ -3,7 +3,7 @@ test_all.py: the laws of the system, one a test, in the reading order of the fil
 
     python -m pytest -q test_all.py
 """
-import csv, json, re, runpy, shlex, shutil, sys
+import csv, json, os, re, runpy, shlex, shutil, socket, subprocess, sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from torch._dynamo.testing import CompileCounter
 
 import aia, data, model, sample
 from model import PRESETS
@@ -455,6 +456,23 @@ def test_compiles_whole(arch):
         assert torch.allclose(torch.compile(net, backend="eager", fullgraph=True)(**b)[0], net(**b)[0], atol=1e-5)
 
 
+def test_layers_compiled_one_by_one_compile_once_a_task():
+    """What --compile does: one graph a task serves all layers and all later steps."""
+    torch._dynamo.reset()
+    net, counter = small_model(), CompileCounter()
+    want = [net(**model.example(net.config, t, 2))[0] for t in TASKS if torch.manual_seed(0)]
+    for block in net.blocks:
+        block.compile(backend=counter, dynamic=False)
+    seen = []
+    for step in range(3):
+        got = [net(**model.example(net.config, t, 2))[0] for t in TASKS if torch.manual_seed(0)]
+        sum(x.mean() for x in got).backward()
+        seen.append(counter.frame_count)
+    assert seen[0] == seen[2] <= len(TASKS)
+    for x, y in zip(got, want):
+        torch.testing.assert_close(x, y)
+
+
 def test_muon_in_batches_is_torch_s_muon():
     ours, theirs = small_model("utamoe"), small_model("utamoe")
     a = ours.optimizers(.05)[0]
@@ -613,6 +631,37 @@ def test_resumed_equals_uninterrupted(toy, trained, tmp_path, monkeypatch):
     assert same(weights(tmp_path / "half"), weights(trained))
     assert (tmp_path / "half" / "log.csv").read_text() == (trained / "log.csv").read_text()
     assert "finished" in run("train.py", "--out", tmp_path / "half", "--resume")
+
+
+def test_processes_and_parts_add_up_to_the_same_step(toy, tmp_path):
+    """
+    Two processes that take their rows in two parts each, layers computed anew, are one process that takes all at once: AIA, clipping and optimisers included.
+    In float64, as Adam and Muon blow rounding errors up: then weights agree to 1e-9, where the issue is who adds up what.
+    """
+    start = """if True:
+        import runpy, sys, torch, model, sample
+        made = model.Transformer.__init__
+        model.Transformer.__init__ = lambda self, c: (made(self, c), self.double())[0]
+        sample.draw = lambda net, enc, meta, prompts, **more: torch.zeros(len(prompts), 64, dtype=torch.long)  # would take most of the time
+        runpy.run_path("train.py", run_name="__main__")"""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+
+    def begin(out, world=1, rank=0, *args):
+        flags = f"--data {toy.folder} --size nano --device cpu --dtype float32 --steps 3 --batch_size 8 --eval_every 9 --aia_start .3 --aia .5 --reference paper --exam 0".split()
+        env = os.environ | {"WORLD_SIZE": str(world), "RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen([sys.executable, "-c", start, *flags, "--out", str(out), *args], cwd=HERE, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+    both = [begin(tmp_path / "two", 2, rank, "--accumulate", "2", "--checkpoint") for rank in range(2)] + [begin(tmp_path / "one")]
+    said = [p.communicate(timeout=240)[0].decode() for p in both]
+    assert not any(p.returncode for p in both), said
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], atol=1e-9, rtol=0)
+    assert not same(one, weights(tmp_path / "one", "pretrained.pt"))
+    logs = [list(csv.DictReader(open(tmp_path / x / "log.csv"))) for x in ("one", "two")]
+    assert logs[0] == logs[1] and "--batch_size 8" in run("train.py", "--data", toy.folder, "--batch_size", 8, "--accumulate", 3)
 
 
 def test_a_branch_is_the_second_phase_bit_for_bit(toy, trained, tmp_path):

@@ -7,12 +7,16 @@ train.py: one loop, from arguments to checkpoint. The last file to read.
     python train.py --arch evev2 --init_from out/run        # taken apart, from a unified network's weights (see model.py's table)
 """
 import argparse, csv, json, os, re, signal, subprocess, sys, time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from aia import aia_loss, distance, draw_curves, interaction, measure, reference
@@ -47,6 +51,9 @@ p.add_argument("--data", help="folder of a data set (default: data/toy-SIZE, mad
 p.add_argument("--out", help="folder of the run (default: out/ and what it is, such as out/aia-nano or out/evev2-nano)")
 p.add_argument("--steps", type=int, help="optimiser steps (default: by size)")
 p.add_argument("--batch_size", type=int, default=32, help="rows a step")
+p.add_argument("--accumulate", type=int, default=1, help="parts that a step's rows are taken in, one after the other: the same step in less memory")
+p.add_argument("--checkpoint", action="store_true", help="keep each layer's input only and compute the layer again in the backward pass: less memory, a third more time")
+p.add_argument("--compile", action=argparse.BooleanOptionalAction, help="compile the layers with torch.compile (default: on a GPU, but for networks with routers)")
 p.add_argument("--lr", type=float, default=.05, help="peak learning rate of Muon; AdamW's is 0.4 of it")
 p.add_argument("--seed", type=int, default=0, help="of weights and of the order of the data")
 p.add_argument("--device", help="cpu | cuda | mps (default: what is there)")
@@ -56,11 +63,14 @@ p.add_argument("--exam", type=int, default=100, help="size of the toy world's fi
 p.add_argument("--resume", action="store_true", help="go on with the run in --out (default: the latest), exactly where it was saved and with the flags it was begun with")
 args = p.parse_args()
 args.branch = False
+rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # torchrun starts one process a GPU, and tells each who it is
+if rank:
+    sys.stdout = open(os.devnull, "w")  # the first one speaks, and writes, for all
 if args.resume:
     args.out = args.out or latest_run()
     _, saved_config = load_model(args.out)
     vars(args).update({k: v for k, v in saved_config["train"].items() if k not in ("out", "device", "resume")})
-for name, low in (("steps", 1), ("batch_size", 1), ("eval_every", 1), ("exam", 0), ("aia", 0), ("lr", 0), ("aia_start", 0), ("seed", 0)):
+for name, low in (("steps", 1), ("batch_size", 1), ("accumulate", 1), ("eval_every", 1), ("exam", 0), ("aia", 0), ("lr", 0), ("aia_start", 0), ("seed", 0)):
     if (value := getattr(args, name)) is not None and not low <= value <= (1 if name == "aia_start" else float("inf")):
         sys.exit(f"--{name} {value}: wanted is {'a share from 0 to 1' if name == 'aia_start' else f'at least {low}'}")
 
@@ -73,9 +83,12 @@ def rows_of_tasks(ratio):
     except (ValueError, AssertionError):
         sys.exit(f"--ratio {ratio}: wanted is generate:understand, such as 1:1 or 2:1")
     share = n_gen / (n_gen + n_und) if args.task == "both" else float(args.task == "generate")
-    n_gen = round(args.batch_size * share)
+    n_gen, parts = round(args.batch_size * share), world * args.accumulate
     if 0 < share < 1 and n_gen in (0, args.batch_size):
         sys.exit(f"--batch_size {args.batch_size}: too few rows for both tasks at --ratio {ratio}; take more, or one --task")
+    if n_gen % parts or args.batch_size % parts:
+        sys.exit(f"--batch_size {args.batch_size}: {n_gen} rows to generate and {args.batch_size - n_gen} to understand; both are to be multiples of {parts} "
+                 f"({world} processes x --accumulate {args.accumulate}), so that each part weighs the same")
     return {"generate": n_gen, "understand": args.batch_size - n_gen}
 
 
@@ -86,11 +99,16 @@ stages = [s | {"rows": rows_of_tasks(args.ratio or s.get("ratio", "1:1"))} for s
 rows_of_task = rows_of_tasks(args.ratio or "1:1")
 
 device = args.device or ("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+if device == "cuda" and world > 1:
+    device = f"cuda:{os.environ['LOCAL_RANK']}"
+    torch.cuda.set_device(device)
 try:
     kind = torch.device(device).type  # cuda:1 is a cuda
     torch.zeros(1, device=device)
 except (RuntimeError, AssertionError) as e:
     sys.exit(f"--device {device}: cannot be used here ({str(e).splitlines()[0]})")
+if world > 1:
+    dist.init_process_group("nccl" if kind == "cuda" else "gloo")
 args.size = args.size or ("small" if kind == "cuda" else "nano")
 args.data = args.data or f"data/toy-{args.size}"
 turned = [("+".join(v) or "none") if k == "split" else str(v) for k in ("split", "route", "experts", "see") if (v := getattr(args, k)) is not None]
@@ -107,7 +125,7 @@ if args.aia and begin >= args.steps:
 if args.init_from and out.resolve() == Path(args.init_from).resolve() and not args.resume:
     sys.exit(f"--out {out}: is the run to start from, which would be overwritten; name another folder")
 dtype = args.dtype or best_dtype(kind)
-print(f"{device}{' (' + torch.cuda.get_device_name(device) + ')' if kind == 'cuda' else ''}, {dtype}, torch {torch.__version__}, size {args.size}, run in {out}")
+print(f"{device}{' (' + torch.cuda.get_device_name(device) + ')' if kind == 'cuda' else ''}, {dtype}, torch {torch.__version__}, size {args.size}, run in {out}" + f", {world} processes" * (world > 1))
 
 # ---------------------------------------------------------------------------------------------------------------------
 # data, model, reference
@@ -116,7 +134,10 @@ if not (Path(args.data) / "meta.json").exists():
     if args.data != f"data/toy-{args.size}":
         sys.exit(f"{args.data}: no data set here; make it with: python data.py --json PAIRS.json --images FOLDER --out {args.data}")
     print(f"{args.data} is missing: making the toy world first")
-    build_toy(args.data, args.size)
+    if rank == 0:
+        build_toy(args.data, args.size)
+if world > 1:
+    dist.barrier()
 data = load_dataset(args.data)
 tok, meta = load_tokenizer(data.folder / "tokenizer.pt", device), data.meta
 tasks = TASKS if args.task == "both" else (args.task,)
@@ -154,7 +175,7 @@ for s in stages:
 
 ref = reference(args.reference, L, args.size, args.steps, data, device)
 if args.aia and args.reference == "small":
-    for task in (t for t in tasks if t not in (ref or {})):  # a single-task network of the same shape, which sees as many rows of its task as this run does
+    for task in (t for t in tasks if t not in (ref or {}) and world == 1):  # a single-task network of the same shape, which sees as many rows of its task as this run does
         run = f"{data.folder}/reference-{args.size}-{args.steps}-{task}"
         print(f"no reference to {task} for {args.data} at size {args.size} yet: training a single-task network in {run}")
         if subprocess.run([sys.executable, __file__, "--task", task, "--out", run, "--batch_size", str(max(1, rows_of_task[task])), "--seed", str(args.seed), "--exam", "0"]
@@ -163,13 +184,17 @@ if args.aia and args.reference == "small":
         known = {t: ref[t]["curve"] for t in TASKS if t in (ref or {})}
         save_json(data.folder / f"reference-{args.size}-{args.steps}.json", known | {task: reference(run, L, data=data, device=device)[task]["curve"]})
         ref = reference("small", L, args.size, args.steps, data)
-if args.aia and (missing := [t for t in tasks if t not in ref]):
-    sys.exit(f"--reference {args.reference}: says nothing of {missing[0]}; name a run trained on it too: OUT1,OUT2")
+if args.aia and (missing := [t for t in tasks if t not in (ref or {})]):
+    sys.exit(f"--reference {args.reference}: says nothing of {missing[0]}; name a run trained on it too: OUT1,OUT2" + " (one process alone would train it)" * (world > 1))
 if ref:
     targets = {t: [torch.tensor(ref[t][k], device=device)[:, None] for k in ("T", "d")] for t in TASKS if t in ref}  # (L, 1) each
 price = cost(config)
 print(f"{args.arch}: {price['total'] / 1e6:.2f}M parameters, {price['active'] / 1e6:.2f}M active, {price['flops'] / 1e6:.1f} MFLOP a token of training")
 opts = model.optimizers(args.lr)
+model.checkpoint = args.checkpoint
+if args.compile or args.compile is None and kind == "cuda" and not config.routed():  # a router's slices differ in size with each batch
+    for block in model.blocks:
+        block.compile(dynamic=False)  # all layers are one graph a task; what is around them is little, and differs in shape from batch to batch
 
 # ---------------------------------------------------------------------------------------------------------------------
 # evaluation
@@ -178,12 +203,13 @@ opts = model.optimizers(args.lr)
 def row_losses(logits, b):
     """Next-token loss of each row (B,): its mean over the row's targets, so that a picture and an answer weigh the same."""
     nll = F.cross_entropy(logits.float(), b["targets"][b["at"]], reduction="none")
-    return torch.zeros(b["at"].shape, device=nll.device).masked_scatter(b["at"], nll).sum(1) / b["at"].sum(1).clamp(min=1)
+    return nll.new_zeros(b["at"].shape).masked_scatter(b["at"], nll).sum(1) / b["at"].sum(1).clamp(min=1)
 
 
+@torch.compiler.set_stance("force_eager")  # batches have other shapes here; compiling anew for each would take longer than it saves
 @torch.no_grad()
 def evaluate(n):
-    """Validation loss per task, over the same first n rows whatever the batch size."""
+    """Validation loss per task, over the same first n rows whatever the batch size; the interaction; and what is drawn for the prompts."""
     losses = {}
     for task in tasks:
         m, total = min(n, len(data.rows["val"][task][0])), 0.
@@ -191,7 +217,7 @@ def evaluate(n):
             b = to_batch(*(x[i:min(i + 100, m)] for x in data.rows["val"][task]), device=device, c=config)
             total += row_losses(model(b["idx"], None, b["at"], b["task"], b.get("pixels"))[0], b).sum().item()
         losses[task] = total / m
-    return losses
+    return losses, measure(model, data), tok.decode(draw(model, data.enc, meta, prompts)) if args.task != "understand" and rank == 0 else None
 
 
 if meta["kind"] == "toy":  # two prompts a tag and two of held-out pairs; or what was said of the first validation pictures
@@ -203,7 +229,8 @@ elif args.task != "understand":
 # ---------------------------------------------------------------------------------------------------------------------
 # the loop
 
-out.mkdir(parents=True, exist_ok=True)
+if rank == 0:
+    out.mkdir(parents=True, exist_ok=True)
 first_step, history, minutes = 0, [], 0.
 columns = ["step", "phase", "lr"] + [f"{k}_{t}" for k in ("loss", "aia", "val", "distance") for t in TASKS]
 columns += [f"load_{t}" for t in TASKS] * config.routed()  # share of tokens each expert took, mean over layers
@@ -218,10 +245,11 @@ if args.resume:
     kept = [r for r in csv.reader(open(out / "log.csv")) if r[0] == "step" or int(r[0]) < first_step]
 else:
     kept = [columns]
-    (out / "pretrained.pt").unlink(missing_ok=True)  # of an earlier run in this folder
-    save_json(out / "config.json", {"model": asdict(config), "train": vars(args), "data": {k: v for k, v in meta.items() if k != "files"}})
-    save_tokenizer(out / "tokenizer.pt", tok)
-log_file = open(out / "log.csv", "w", newline="")
+    if rank == 0:
+        (out / "pretrained.pt").unlink(missing_ok=True)  # of an earlier run in this folder
+        save_json(out / "config.json", {"model": asdict(config), "train": vars(args), "data": {k: v for k, v in meta.items() if k != "files"}})
+        save_tokenizer(out / "tokenizer.pt", tok)
+log_file = open(os.devnull if rank else out / "log.csv", "w", newline="")
 log = csv.writer(log_file)
 log.writerows(kept)
 log_file.flush()
@@ -232,38 +260,61 @@ def record(**values):
 
 
 def save(name, **more):
+    if rank:
+        return
     torch.save({"model": model.state_dict(), **more}, out / f"{name}.part")
     os.replace(out / f"{name}.part", out / name)
 
 
+def rows_of(step):
+    """
+    The rows of a step: for each part of them that this process takes, and each task: (task, batch, samples of AIA in all parts). They depend on the seed and
+    the phase's step alone: a resumed run goes on with the very rows, so does a branch, and any number of processes shares the same ones out.
+    """
+    phase = int(begin <= step and begin < args.steps)
+    rng, null = np.random.default_rng([args.seed, phase, step - phase * begin]), data.enc._special_tokens["<|null|>"]
+    n_of, parts, chosen = stage_at(step)["rows"], world * args.accumulate, {}
+    for task in (t for t in tasks if n_of[t]):
+        at = np.sort(rng.integers(len(data.rows["train"][task][0]), size=n_of[task]))
+        chosen[task] = at, (rng.random(n_of[task]) < .1) & (task == "generate")  # condition dropout, for classifier-free guidance
+    return [(task, to_batch(*(x[at[i::parts]] for x in data.rows["train"][task]), drop=drop[i::parts], null=null, device=device, c=config), (~drop).sum())
+            for i in range(rank, parts, world) for task, (at, drop) in chosen.items()]
+
+
 signal.signal(signal.SIGINT, lambda *_: sys.exit(f"\nstopped; go on with: python train.py --out {out} --resume"))
-clock, stage, until = time.time(), None, np.round(np.cumsum([s["share"] for s in stages]) * args.steps)
+until = np.round(np.cumsum([s["share"] for s in stages]) * args.steps)
+stage_at = lambda step: stages[min(np.searchsorted(until, step, "right"), len(stages) - 1)]
+clock, waited, stage, route = time.time(), 0., None, config.route
 rows_tokens = args.batch_size * sum(data.rows["train"][t][0].shape[1] - 1 for t in tasks) / len(tasks)  # a step, about
-route = config.route
-bar = tqdm(total=args.steps, initial=first_step, desc="train", smoothing=.05)
+reader = ThreadPoolExecutor(1)  # the next step's rows are read while this one computes
+coming = reader.submit(rows_of, first_step)
+bar = tqdm(total=args.steps, initial=first_step, desc="train", smoothing=.05, disable=rank > 0)
 for step in range(first_step, args.steps + 1):
     phase = int(begin <= step and begin < args.steps)
-    if stage is not (new := stages[min(np.searchsorted(until, step, "right"), len(stages) - 1)]):
-        stage, rows_of_task = new, new["rows"]
+    if stage is not (new := stage_at(step)):
+        stage = new
         for n, q in model.named_parameters():
             q.requires_grad_(bool(re.search(stage["train"], n)))  # what does not train has no gradient, and no optimiser touches it
         model.config.route = stage.get("route", route) if route == "supervised" else route  # every layer reads it there
+        some = bool(config.split or config.own_head or config.see != "tokens")  # whether a task may leave some weights out
+        net = DistributedDataParallel(model, find_unused_parameters=some) if world > 1 else model  # its mean over processes are the gradients
         if len(stages) > 1:
             trains = sum(q.numel() for q in model.parameters() if q.requires_grad)
-            tqdm.write(f"step {step}: {trains / 1e6:.2f}M weights train, {' and '.join(f'{n} rows to {t}' for t, n in rows_of_task.items())} a step")
+            tqdm.write(f"step {step}: {trains / 1e6:.2f}M weights train, {' and '.join(f'{n} rows to {t}' for t, n in stage['rows'].items())} a step")
     # once in a while: evaluate, save, draw
     if step == begin and 0 < step < args.steps:
         save("pretrained.pt")
         opts = model.optimizers(args.lr)  # a fresh schedule starts with fresh moments
     if step % args.eval_every == 0 or step in (begin, args.steps):
-        val, now = evaluate(1000 if step == args.steps else 250), measure(model, data)
+        val, now, pictures = evaluate(1000 if step == args.steps else 250)
         d = distance(now, ref or {})
         history.append({"step": step, "phase": phase, **now, "val": val})
         save("ckpt.pt", opts=[o.state_dict() for o in opts], step=step, history=history[:-1], minutes=minutes + (time.time() - clock) / 60)
-        save_json(out / "interaction.json", {"history": history, "reference": ref})
-        draw_curves([(out.name, {"history": history, "reference": ref})], out / "interaction.png")
-        if args.task != "understand":
-            sheet(tok.decode(draw(model, data.enc, meta, prompts)), prompts, out / "samples.png")
+        if rank == 0:
+            save_json(out / "interaction.json", {"history": history, "reference": ref})
+            draw_curves([(out.name, {"history": history, "reference": ref})], out / "interaction.png")
+            if pictures is not None:
+                sheet(pictures, prompts, out / "samples.png")
         record(step=step, phase=phase, **{f"val_{t}": v for t, v in val.items()}, **{f"distance_{t}": v for t, v in d.items()})
         log_file.flush()
         tqdm.write(f"step {step}: validation loss " + ", ".join(f"{t} {v:.3f}" for t, v in val.items())
@@ -278,48 +329,57 @@ for step in range(first_step, args.steps + 1):
         for g in o.param_groups:
             g["lr"] = lr * peak
 
-    # a batch depends on the seed and the phase's step alone: a resumed run goes on with the very rows, and so does a branch
-    rng, null = np.random.default_rng([args.seed, phase, step - first]), data.enc._special_tokens["<|null|>"]
+    start = time.time()
+    batches = coming.result()
+    waited += time.time() - start
+    coming = reader.submit(rows_of, min(step + 1, args.steps - 1))
     each, load, align = {}, {}, bool(args.aia) and phase == 1 and not stage["train"]  # AIA waits until nothing is frozen
-    for task in tasks:  # one after the other, as their rows differ in length; the gradients add up
-        n = rows_of_task[task]
-        if n == 0:
-            continue
-        at = np.sort(rng.integers(len(data.rows["train"][task][0]), size=n))
-        drop = (rng.random(n) < .1) & (task == "generate")  # condition dropout, for classifier-free guidance
-        b = to_batch(*(x[at] for x in data.rows["train"][task]), drop=drop, null=null, device=device, c=config)
-        with torch.autocast(kind, torch.bfloat16, enabled=dtype == "bfloat16"):
-            logits, mass = model(b["idx"], b["key"] if align else None, b["at"], task, b.get("pixels"))
-        loss = each[f"loss_{task}"] = row_losses(logits, b).mean()
-        if align:
-            each[f"aia_{task}"] = aia_loss(interaction(mass, b["query"]), b["key"].any(1) & b["query"].any(1), *targets[task])
-            loss = loss + args.aia * each[f"aia_{task}"]
-        if config.routed():
-            # the weight of Fedus et al. 2021; the task router's own loss touches nothing else, so its weight does not matter
-            loss, load[task] = loss + .01 * model.router_loss(), torch.stack([b.ffn.load for b in model.blocks]).mean(0)
-        if loss.requires_grad:  # a stage may train nothing that this task uses
-            (loss * n / args.batch_size).backward()
+    for i, (task, b, n_aligned) in enumerate(batches):  # one after the other, as tasks differ in length; the gradients add up
+        with nullcontext() if world == 1 or i == len(batches) - 1 else net.no_sync():  # processes wait for each other once a step
+            with torch.autocast(kind, torch.bfloat16, enabled=dtype == "bfloat16"):
+                logits, mass = net(b["idx"], b["key"] if align else None, b["at"], task, b.get("pixels"))
+            loss = row_losses(logits, b).mean() / args.accumulate
+            terms = {f"loss_{task}": loss}
+            if align:
+                valid = b["key"].any(1) & b["query"].any(1)
+                terms[f"aia_{task}"] = aia_loss(interaction(mass, b["query"]), valid, *targets[task], n_aligned / world)
+                loss = loss + args.aia * terms[f"aia_{task}"]
+            if config.routed():
+                # the weight of Fedus et al. 2021; the task router's own loss touches nothing else, so its weight does not matter
+                loss, load[task] = loss + .01 * model.router_loss() / args.accumulate, torch.stack([b.ffn.load for b in model.blocks]).mean(0)
+            if loss.requires_grad:  # a stage may train nothing that this task uses
+                (loss * stage["rows"][task] / args.batch_size).backward()
+        for k, v in terms.items():
+            each[k] = each.get(k, 0) + v.detach()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.)
     for o in opts:
         o.step()
         o.zero_grad()
     bar.update()
     if step % 20 == 0:
-        each = {k: v.item() for k, v in each.items()}
+        mean = torch.stack(list(each.values()))
+        if world > 1:
+            dist.all_reduce(mean)
+        each = dict(zip(each, (mean / world).tolist()))
         record(step=step, phase=phase, lr=lr * args.lr, **each, **{f"load_{t}": " ".join(f"{x:.2f}" for x in v.tolist()) for t, v in load.items()})
         speed = (step + 1 - first_step) * rows_tokens / (time.time() - clock)
-        bar.set_postfix({k: f"{v:.3f}" for k, v in each.items()} | {"tok/s": f"{speed:,.0f}"})
+        bar.set_postfix({k: f"{v:.3f}" for k, v in each.items()} | {"tok/s": f"{speed:,.0f}", "waits": f"{waited / (time.time() - clock):.1%}"})
 bar.close()
 log_file.close()
 signal.signal(signal.SIGINT, signal.default_int_handler)
 minutes += (time.time() - clock) / 60
 save("ckpt.pt")
+if world > 1:
+    dist.destroy_process_group()
+if rank:
+    sys.exit()
 
 # ---------------------------------------------------------------------------------------------------------------------
 # what came of it
 
 model.eval()
-scores = (score(model, data, tok, args.task, args.exam, folder=out) if args.exam else {}) | {"loss": {t: {"run": val[t]} for t in tasks}}
+with torch.compiler.set_stance("force_eager"):
+    scores = (score(model, data, tok, args.task, args.exam, folder=out) if args.exam else {}) | {"loss": {t: {"run": val[t]} for t in tasks}}
 if d := distance(history[-1], ref or {}):
     scores["distance"] = {t: {"run": v, "chance": distance(history[0], ref)[t]} for t, v in d.items()}
 save_json(out / "scores.json", scores)
