@@ -456,10 +456,8 @@ class Muon(torch.optim.Optimizer):
 
 
 def best_dtype(kind):
-    """What the matrix products of training are in by default on a cuda, cpu or mps: bfloat16 where there are instructions for it, else float32."""
-    can = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch cannot tell
-    fast = torch.cuda.is_bf16_supported() if kind == "cuda" else kind == "cpu" and any(can.get(k) for k in ("avx512_bf16", "amx_bf16"))
-    return "bfloat16" if fast else "float32"
+    """What the matrix products of training are in by default on a cuda, cpu or mps device."""
+    return "bfloat16" if kind == "cuda" and torch.cuda.is_bf16_supported() else "float32"
 
 
 def latest_run():
@@ -486,6 +484,9 @@ def load_model(folder, device="cpu", file="ckpt.pt"):
 # 4. what it costs
 
 
+MATCH = {"active": "flops", "parameters": "active", "total": "total"}  # what of cost() a width is chosen by
+
+
 def turn(c, arch, match=None, **flags):
     """Config c as a preset has it, then as flags (of DIAL; None says nothing) have it. Raises ValueError if they contradict each other."""
     flags = {k: v for k, v in flags.items() if v is not None}
@@ -501,7 +502,7 @@ def turn(c, arch, match=None, **flags):
     if new.see == "patches":
         new = replace(new, block_size=new.block_size + round(c.n_image ** .5) + 1)  # <|cls|>, and <|row|> after each row
     if match:
-        which, want, step = {"active": "flops", "total": "total"}[match], cost(c), 2 * c.n_head
+        which, want, step = MATCH[match], cost(c), 2 * c.n_head
         guess = round(c.n_embd * (want[which] / cost(new)[which]) ** .5 / step)  # most of the cost goes by the square of the width
         near = (replace(new, n_embd=step * w) for w in range(max(1, guess - 1), guess + 2))
         new = min(near, key=lambda x: abs(cost(x)[which] / want[which] - 1))
@@ -539,15 +540,16 @@ def cost(c):
 if __name__ == "__main__":
     p = argparse.ArgumentParser(description="The presets and what each costs: parameters, FLOPs, step time here, cache.", formatter_class=Help)
     p.add_argument("--size", choices=SIZES, default="nano", help="shape of the network")
-    p.add_argument("--match", choices=("active", "total"), help="scale each width so that FLOPs a token, or all parameters, come nearest to emu3's")
+    p.add_argument("--match", choices=MATCH, help="scale each width so that FLOPs a token, active or all parameters come nearest to emu3's")
     p.add_argument("--rounds", type=int, default=9, help="steps timed of each preset, by turns, after one to warm up")
     p.add_argument("--batch_size", type=int, default=16, help="rows of each task a step")
+    p.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the matrix products (default: bfloat16 on a GPU that has it)")
     args = p.parse_args()
     if min(args.rounds, args.batch_size) < 1:
         sys.exit(f"--rounds {args.rounds} --batch_size {args.batch_size}: at least 1 is wanted")
     device, base = "cuda" if torch.cuda.is_available() else "cpu", Config(*SIZES[args.size], patch=CANVAS[args.size] // 8)
     configs = {a: turn(base, a, args.match) for a in PRESETS}
-    dtype = best_dtype(device)
+    dtype = args.dtype or best_dtype(device)
     nets, took = {a: Transformer(c).to(device) for a, c in configs.items()}, {a: [] for a in PRESETS}
     opts = {a: net.optimizers(.01) for a, net in nets.items()}
     batches = {a: [example(c, t, args.batch_size, device) for t in TASKS] for a, c in configs.items()}

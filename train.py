@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from aia import aia_loss, distance, draw_curves, interaction, measure, reference
 from data import KEY, TASKS, Help, build_toy, load_dataset, load_tokenizer, save_json, save_tokenizer, to_batch
-from model import PRESETS, SIZES, Config, Transformer, best_dtype, cost, latest_run, load_model, turn
+from model import MATCH, PRESETS, SIZES, Config, Transformer, best_dtype, cost, latest_run, load_model, turn
 from sample import draw, geneval_prompts, score, sheet, table
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -35,7 +35,7 @@ p.add_argument("--experts", type=int, help="experts a router chooses from (super
 p.add_argument("--shared", action=argparse.BooleanOptionalAction, help="a shared expert beside the chosen one, instead of the preset's choice")
 p.add_argument("--see", choices=("tokens", "patches", "encoder"), help="how a picture to understand comes in, instead of the preset's")
 p.add_argument("--own_head", action=argparse.BooleanOptionalAction, help="an embedding and a head of its own for drawing, instead of the preset's choice")
-p.add_argument("--match", choices=("active", "total"), help="scale the width so that FLOPs a token, or all parameters, come nearest to emu3's")
+p.add_argument("--match", choices=MATCH, help="scale the width so that FLOPs a token, active or all parameters come nearest to emu3's")
 p.add_argument("--stages", choices=("on", "off"), help="train in the preset's stages, if it has any, or everything jointly (default: on with --init_from, "
                "as they start from a trained network, else off)")
 p.add_argument("--aia", type=float, default=0., help="weight of the AIA loss; 0 is off, bit for bit")
@@ -57,7 +57,7 @@ p.add_argument("--compile", action=argparse.BooleanOptionalAction, help="compile
 p.add_argument("--lr", type=float, default=.05, help="peak learning rate of Muon; AdamW's is 0.4 of it")
 p.add_argument("--seed", type=int, default=0, help="of weights and of the order of the data")
 p.add_argument("--device", help="cpu | cuda | mps (default: what is there)")
-p.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the matrix products (default: bfloat16 on a GPU or a CPU with instructions for it)")
+p.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the matrix products (default: bfloat16 on a GPU that has it)")
 p.add_argument("--eval_every", type=int, help="steps between evaluations, which also save (default: a tenth of the steps)")
 p.add_argument("--exam", type=int, default=100, help="size of the toy world's final exam, in prompts a tag: 100 is the benchmarks' own size, 0 is none")
 p.add_argument("--resume", action="store_true", help="go on with the run in --out (default: the latest), exactly where it was saved and with the flags it was begun with")
