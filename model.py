@@ -385,11 +385,13 @@ class Transformer(nn.Module):
             masses.append(mass)
         x = (x if back is None else x.index_select(0, back)).view(B, T, -1)
         x, head = self.norm[end](x if at is None else x[at]), self.head[end]()
-        if c.own_head and drawn:  # image ids only; the others' logits are -inf
-            known = slice(c.first_image, c.first_image + prod(c.levels))
-            logits = F.pad(F.linear(F.gelu(self.own_head(x)), head[known]), (known.start, c.vocab_size - known.stop), value=float("-inf"))
-        else:
-            logits = F.linear(x, head)
+        with torch.autocast(x.device.type, enabled=False):  # in bfloat16 logits are too coarse: look-ups were learned late, or not at all
+            x = x.to(head.dtype)
+            if c.own_head and drawn:  # image ids only; the others' logits are -inf
+                known = slice(c.first_image, c.first_image + prod(c.levels))
+                logits = F.pad(F.linear(F.gelu(self.own_head(x)), head[known]), (known.start, c.vocab_size - known.stop), value=float("-inf"))
+            else:
+                logits = F.linear(x, head)
         return logits, torch.stack(masses) if key is not None else None
 
     def new_cache(self, pad, length):

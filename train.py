@@ -125,6 +125,8 @@ if args.aia and begin >= args.steps:
 if args.init_from and out.resolve() == Path(args.init_from).resolve() and not args.resume:
     sys.exit(f"--out {out}: is the run to start from, which would be overwritten; name another folder")
 dtype = args.dtype or best_dtype(kind)
+if kind == "cuda":
+    torch.set_float32_matmul_precision("high")  # the products that stay in float32, such as the logits, are in TF32
 print(f"{device}{' (' + torch.cuda.get_device_name(device) + ')' if kind == 'cuda' else ''}, {dtype}, torch {torch.__version__}, size {args.size}, run in {out}" + f", {world} processes" * (world > 1))
 
 # ---------------------------------------------------------------------------------------------------------------------
