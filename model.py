@@ -178,10 +178,6 @@ class Experts(nn.Module):
 # 3. the transformer
 
 
-def norm(x):
-    return F.rms_norm(x, (x.size(-1),))
-
-
 def rotate(x, cos, sin):
     """Rotary positions (Su et al. 2021, arXiv 2104.09864, eq. 34): channel pairs turn by position times frequency. x: (B, H, T, D)"""
     x1, x2 = x.chunk(2, dim=-1)
@@ -223,7 +219,7 @@ class Attention(nn.Module):
         qkv = self.qkv(x, sizes)  # (N, 3 C)
         qkv = qkv if back is None else qkv.index_select(0, back)  # attention is joint: tokens return to their places
         qkv = qkv.view(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4)  # (3, B, H, T, D)
-        (q, k), v = rotate(norm(qkv[:2]), *rope), qkv[2]
+        (q, k), v = rotate(F.rms_norm(qkv[:2], qkv.shape[-1:]), *rope), qkv[2]
         D, mass = q.size(-1), None
         if cache is not None:
             K, V, start = cache
@@ -385,7 +381,7 @@ class Transformer(nn.Module):
             masses.append(mass)
         x = (x if back is None else x.index_select(0, back)).view(B, T, -1)
         x, head = self.norm[end](x if at is None else x[at]), self.head[end]()
-        with torch.autocast(x.device.type, enabled=False):  # in bfloat16 logits are too coarse: look-ups were learned late, or not at all
+        with torch.autocast(x.device.type, enabled=False):  # logits in bfloat16 are coarse: seeing was learned later (results/aia.md)
             x = x.to(head.dtype)
             if c.own_head and drawn:  # image ids only; the others' logits are -inf
                 known = slice(c.first_image, c.first_image + prod(c.levels))

@@ -599,6 +599,7 @@ if __name__ == "__main__":
     p.add_argument("--image", help="a picture to ask about")
     p.add_argument("--ask", help="the question about it")
     p.add_argument("--score", action="store_true", help="score the run by the toy benchmarks: scores.json, mistakes.png and their files, in the run's folder")
+    p.add_argument("--device", help="cpu | cuda | mps (default: what is there)")
     p.add_argument("--speed", action="store_true", help="pictures and answers a second, with the cache and without")
     args = p.parse_args()
     folder = args.out or latest_run()
@@ -606,7 +607,11 @@ if __name__ == "__main__":
         sys.exit("--image and --ask go together: a picture, and a question about it")
     if args.n < 1 or args.temperature < 0 or args.top_k < 0 or not 0 < args.top_p <= 1:
         sys.exit(f"--n {args.n} --temperature {args.temperature} --top_k {args.top_k} --top_p {args.top_p}: wanted is n of at least 1, top_p above 0 and up to 1, the others not negative")
-    device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    device = args.device or ("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as e:
+        sys.exit(f"--device {device}: cannot be used here ({str(e).splitlines()[0]})")
     model, config = load_model(folder, device)
     meta, tok = config["data"], load_tokenizer(Path(folder) / "tokenizer.pt", device)
     enc = encoding_of(meta)
