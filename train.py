@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from aia import aia_loss, distance, draw_curves, interaction, measure, reference
 from data import KEY, TASKS, Help, build_toy, load_dataset, load_tokenizer, save_json, save_tokenizer, to_batch
-from model import MATCH, PRESETS, SIZES, Config, Transformer, best_dtype, cost, latest_run, load_model, turn
+from model import MATCH, PRESETS, SIZES, Config, Transformer, best_dtype, cost, example, fused, latest_run, load_model, turn
 from sample import draw, geneval_prompts, score, sheet, table
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -60,6 +60,7 @@ p.add_argument("--device", help="cpu | cuda | mps (default: what is there)")
 p.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the matrix products (default: bfloat16 on a GPU that has it)")
 p.add_argument("--eval_every", type=int, help="steps between evaluations, which also save (default: a tenth of the steps)")
 p.add_argument("--exam", type=int, default=100, help="size of the toy world's final exam, in prompts a tag: 100 is the benchmarks' own size, 0 is none")
+p.add_argument("--bench", action="store_true", help="train nothing: measure what AIA costs, and the speed beside a plain decoder's; writes results/bench.json")
 p.add_argument("--resume", action="store_true", help="go on with the run in --out (default: the latest), exactly where it was saved and with the flags it was begun with")
 args = p.parse_args()
 args.branch = False
@@ -128,6 +129,76 @@ dtype = args.dtype or best_dtype(kind)
 if kind == "cuda":
     torch.set_float32_matmul_precision("high")  # the products that stay in float32, such as the logits, are in TF32
 print(f"{device}{' (' + torch.cuda.get_device_name(device) + ')' if kind == 'cuda' else ''}, {dtype}, torch {torch.__version__}, size {args.size}, run in {out}" + f", {world} processes" * (world > 1))
+
+# ---------------------------------------------------------------------------------------------------------------------
+# what AIA costs (--bench; to be skipped at the first reading)
+
+
+class Plain(torch.nn.Module):
+    """The yardstick: a plain decoder of the same shape, as nanoGPT has it (LayerNorm, learned positions, GELU, tied head)."""
+    def __init__(self, c):
+        super().__init__()
+        C, norm, linear = c.n_embd, torch.nn.LayerNorm, lambda a, b: torch.nn.Linear(a, b, bias=False)
+        self.n_head, self.embed, self.place, self.norm = c.n_head, torch.nn.Embedding(c.vocab_size, C), torch.nn.Embedding(c.block_size, C), norm(C)
+        self.blocks = torch.nn.ModuleList(torch.nn.ModuleDict({"norm1": norm(C), "qkv": linear(C, 3 * C), "proj": linear(C, C), "norm2": norm(C),
+                                                               "up": linear(C, 4 * C), "down": linear(4 * C, C)}) for _ in range(c.n_layer))
+
+    def forward(self, idx, *_, **__):
+        B, T = idx.shape
+        x = self.embed(idx) + self.place.weight[:T]
+        for b in self.blocks:
+            q, k, v = b["qkv"](b["norm1"](x)).view(B, T, 3, self.n_head, -1).permute(2, 0, 3, 1, 4)
+            x = x + b["proj"](fused(q, k, v, is_causal=True).transpose(1, 2).reshape(B, T, -1))
+            x = x + b["down"](F.gelu(b["up"](b["norm2"](x))))
+        return F.linear(self.norm(x), self.embed.weight), None
+
+
+def bench(rounds=7):
+    """Steps of 4,096 random tokens in rows of T, four ways by turns: plain, without AIA, with it, with it from explicit attention maps; medians of ratios."""
+    lines = []
+    print(f"\n{'T':>5}{'rows':>6}{'tokens/s':>10}{'AIA / none':>12}{'explicit / none':>17}{'plain / AIA':>13}{'memory, AIA / none':>20}{'explicit / none':>17}")
+    for T in (64, 256, 1024, 4096):
+        c, B, kept = Config(*SIZES[args.size], T, n_image=36), max(1, 4096 // T), {}
+        idx = example(c, "generate", B, device)["idx"]
+        key, aim = idx < c.first_image, [torch.full((c.n_layer, 1), x, device=device) for x in (.2, .05)]
+
+        def step(way):
+            sizes = kept[way] = {}  # of the tensors kept for the backward pass, by where they are
+            remember = lambda t: sizes.update({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()}) or t
+            with torch.autograd.graph.saved_tensors_hooks(remember, lambda t: t), torch.autocast(kind, torch.bfloat16, enabled=dtype == "bfloat16"):
+                logits, mass = nets[way](idx, key if way in ("AIA", "explicit") else None, explicit=way == "explicit")
+                loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), idx[:, 1:].flatten())
+                if mass is not None:
+                    loss = loss + .1 * aia_loss(interaction(mass, ~key), key.any(1), *aim)
+            loss.backward()
+            for o in opts[way]:
+                o.step()
+                o.zero_grad()
+            if kind == "cuda":
+                torch.cuda.synchronize()
+
+        ways = ["plain", "none", "AIA"] + ["explicit"] * (T <= 1024)  # at 4,096 its maps alone would take gigabytes
+        nets = {way: (Plain if way == "plain" else Transformer)(c).to(device) for way in ways}
+        opts, took = {way: Transformer.optimizers(net, .01) for way, net in nets.items()}, {way: [] for way in ways}
+        for i in range(rounds + 2):
+            for way in ways:
+                start = time.perf_counter()
+                step(way)
+                took[way] += [time.perf_counter() - start] * (i > 1)  # the first two warm up
+        ratio = lambda a, b: sorted(x / y for x, y in zip(took[a], took[b]))[rounds // 2] if a in took else None
+        memory = lambda a: sum(kept[a].values()) / sum(kept["none"].values()) if a in kept else None
+        line = {"T": T, "rows": B, "tokens/s": round(B * T / sorted(took["AIA"])[rounds // 2]), "time AIA/none": ratio("AIA", "none"), "time explicit/none": ratio("explicit", "none"),
+                "time plain/AIA": ratio("plain", "AIA"), "memory AIA/none": memory("AIA"), "memory explicit/none": memory("explicit")}
+        lines.append(line)
+        print("".join(f"{'-' if v is None else f'{v:.2f}' if isinstance(v, float) else f'{v:,}':>{w}}" for v, w in zip(line.values(), (5, 6, 10, 12, 17, 13, 20, 17))), flush=True)
+    Path("results").mkdir(exist_ok=True)
+    save_json("results/bench.json", {"device": device, "dtype": dtype, "threads": torch.get_num_threads(), "torch": torch.__version__, "size": args.size, "lengths": lines})
+    print("memory: of what the forward pass keeps for the backward pass; results/bench.json has the numbers")
+
+
+if args.bench:
+    bench()
+    sys.exit()
 
 # ---------------------------------------------------------------------------------------------------------------------
 # data, model, reference
