@@ -146,7 +146,7 @@ def draw_curves(runs, path):
     W, left, top, bottom = 400 if len(runs) < 5 else 250, 56, 46 + 16 * notes, 50
     H = 284 + top
     font, small = ImageFont.load_default(15 * S), ImageFont.load_default(12 * S)
-    page = Image.new("RGB", (W * len(runs) * S, (H + (46 if len(runs) == 1 else 30)) * S), "white")
+    page = Image.new("RGB", (W * len(runs) * S, (H + (64 if len(runs) == 1 else 30)) * S), "white")
     draw = ImageDraw.Draw(page, "RGBA")
     begun = [next((h for h in r["history"] if h["phase"]), r["history"][0]) for _, r in runs]  # the measurement at which AIA began
     tops = [v for h in begun + [r["history"][-1] for _, r in runs] for t in TASKS if t in h for v in np.add(h[t]["mean"], h[t]["std"])]
@@ -246,9 +246,9 @@ if __name__ == "__main__":
         for l in range(max(len(now[t]["mean"]) for t in TASKS if t in now)):
             cells = [f"{now[t]['mean'][l]:>9.3f} ± {now[t]['std'][l]:.3f} " if t in now else " " * 18 for t in TASKS]
             print(f"{l:>6}" + "".join(f"{c:>18}" + (f"{ref[t]['curve'][l]:>11.3f}" if t in ref else " " * 11) for c, t in zip(cells, TASKS)))
-        for what, h in (("at first", run["history"][0]), ("now", now)):
+        for h in (run["history"][0], now):
             c, d = correlation(h), distance(h, ref)
-            print(f"{what:>9}: correlation of the two curves {'n/a' if c is None else f'{c:+.2f}'}; distance to the reference "
+            print(f"step {h['step']:>4}: correlation of the two curves {'n/a' if c is None else f'{c:+.2f}'}; distance to the reference "
                   + (", ".join(f"{t} {v:.3f}" for t, v in d.items()) or "n/a"))
     png = args.png or (Path(args.out[0][0]) / "interaction.png" if args.out == [args.out[0][:1]] else "out/interaction.png")
     try:

@@ -539,10 +539,10 @@ def load_tokenizer(path, device="cpu"):
 
 
 def data_folder(out):
-    """The folder a data set may be written to: a new one, an empty one, or another data set; anything else would be overwritten."""
+    """The folder a data set may be written to: a new one, or an empty one; anything else would be lost."""
     out = Path(out).resolve()
-    if out.exists() and not (out / "meta.json").exists() and (not out.is_dir() or any(out.iterdir())):
-        sys.exit(f"--out {out}: holds something else than a data set, which would be lost; name a new folder")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        sys.exit(f"--out {out}: holds {'a data set' if (out / 'meta.json').exists() else 'something'} already, which would be lost; remove it, or name a new folder")
     return out
 
 
@@ -696,7 +696,7 @@ def build_real(file, images, out, size="nano", seed=0, steps=3000):
                 where[path] = len(pictures) - 1
             good.append((where[path], prompt, turns))
         except ValueError as e:
-            tqdm.write(f"record {number}: {record.get('image', '') if isinstance(record, dict) else ''}: {e}")
+            tqdm.write(f"record {number}: {record.get('image', '') if isinstance(record, dict) else record!r:.40}: {e}")
     print(f"{file}: {len(good)} of {len(records)} records are usable, {len(records) - len(good)} skipped; {len(pictures)} pictures")
     if not good:
         sys.exit(f"{file}: no usable record; correct the reasons above (--images is the folder that 'image' is relative to)")

@@ -185,7 +185,7 @@ def rotate(x, cos, sin):
 
 
 def fused(q, k, v, **how):
-    """F.scaled_dot_product_attention; on a CPU in float32 where the rest is in bfloat16, as its kernel there is slower so (3 times, see README)."""
+    """F.scaled_dot_product_attention; on a CPU in float32 where the rest is in bfloat16, as its kernel there is slower so (here 3 times)."""
     if q.device.type != "cpu" or v.dtype != torch.bfloat16:
         return F.scaled_dot_product_attention(q, k, v, **how)
     with torch.autocast("cpu", enabled=False):
@@ -474,7 +474,7 @@ def load_model(folder, device="cpu", file="ckpt.pt"):
     except FileNotFoundError as e:
         sys.exit(f"{folder}: no run here ({Path(e.filename).name} is missing); train one: python train.py --out {folder}")
     except Exception as e:
-        sys.exit(f"{folder}: not a run that this version reads ({type(e).__name__}: {str(e).splitlines()[0]}); train it again")
+        sys.exit(f"{folder}: not a run that this version reads ({' '.join([type(e).__name__, *str(e).split()])[:100]}); train it again")
     return model.eval(), config
 
 

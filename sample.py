@@ -462,10 +462,10 @@ def table(scores):
         short = [c.split()[0] if "&" in c or " of " in c else c for c in columns]  # MMVP's patterns by their first word
         wide = [max(len(c), 8) + 2 for c in short]
         lines = [f"{name:20}" + "".join(f"{c:>{w}}" for c, w in zip(short, wide))]
-        for row, label in (("run", "this run"), ("half", "  95 % interval ±"), ("chance", "chance"), ("oracle", "oracle"), ("ceiling", "tokenizer ceiling")):
+        for row, label in (("run", "this run"), ("half", "  95 % interval ±"), ("chance", "chance"), ("first", "at step 0"), ("oracle", "oracle"), ("ceiling", "tokenizer ceiling")):
             cells = [(v["high"] - v["low"]) / 2 if row == "half" and "low" in v else v.get(row) for v in columns.values()]
             if any(c is not None for c in cells):
-                lines.append(f"{label:20}" + "".join(f"{'-' if c is None else f'{c:.1f}' if c > 1.5 else f'{c:.3f}':>{w}}" for c, w in zip(cells, wide)))
+                lines.append(f"{label:20}" + "".join(f"{'-' if c is None else f'{c:.1f}' if c >= 10 else f'{c:.3f}':>{w}}" for c, w in zip(cells, wide)))
         out.append("\n".join(lines))
     return "\n\n".join(out)
 
@@ -473,7 +473,7 @@ def table(scores):
 def sheet(pictures, texts, path, columns=8, zoom=144):
     """A contact sheet: pictures (N, S, S, 3) enlarged, each with its text below."""
     font, line = ImageFont.load_default(13), 16
-    wrapped = [textwrap.wrap(t, zoom // 7)[:6] for t in texts]
+    wrapped = [textwrap.wrap(t, zoom // 7, max_lines=6, placeholder=" ...") for t in texts]
     high = zoom + 12 + line * max(map(len, wrapped))
     columns = min(columns, len(pictures))
     page = Image.new("RGB", (columns * (zoom + 12) + 12, -(-len(pictures) // columns) * high + 12), "white")

@@ -871,10 +871,12 @@ def test_sample_draws_answers_and_refuses(trained, tmp_path, capsys):
         assert why in run("sample.py", *args), args
 
 
-def test_the_run_a_branch_starts_from_is_not_overwritten(toy, trained):
-    before = (trained / "pretrained.pt").read_bytes()
-    assert "would be overwritten" in train(toy, trained, "--init_from", trained)
-    assert (trained / "pretrained.pt").read_bytes() == before
+def test_what_is_there_is_not_overwritten(toy, trained):
+    before = {f: f.read_bytes() for folder in (trained, toy.folder) for f in folder.iterdir() if f.is_file()}
+    for args in ((), ("--init_from", trained)):
+        assert "would be lost" in train(toy, trained, *args)
+    assert "would be lost" in run("data.py", "--out", toy.folder) and "would be lost" in train(toy, HERE / "README.md")
+    assert all(f.read_bytes() == b for f, b in before.items())
 
 
 def test_aia_prints_and_draws_the_curves_of_several_runs(trained, tmp_path, capsys):

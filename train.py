@@ -6,7 +6,7 @@ train.py: one loop, from arguments to checkpoint. The last file to read.
     python train.py --task generate                         # a single-task network
     python train.py --arch evev2 --init_from out/run        # taken apart, from a unified network's weights (see model.py's table)
 """
-import argparse, csv, json, os, re, signal, subprocess, sys, time
+import argparse, csv, json, os, re, shutil, signal, subprocess, sys, time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -114,7 +114,7 @@ args.size = args.size or ("small" if kind == "cuda" else "nano")
 args.data = args.data or f"data/toy-{args.size}"
 turned = [("+".join(v) or "none") if k == "split" else str(v) for k in ("split", "route", "experts", "see") if (v := getattr(args, k)) is not None]
 turned += [k if v else f"no-{k}" for k in ("shared", "own_head") if (v := getattr(args, k)) is not None]
-name = ["aia"] * bool(args.aia) + [args.task] * (args.task != "both") + [args.arch] * (args.arch != "emu3") + turned
+name = ["aia"] * bool(args.aia) + [args.task] * (args.task != "both") + [args.arch] * (args.arch != "emu3") + turned + [f"match-{args.match}"] * bool(args.match)
 args.out = args.out or f"out/{'-'.join(name or ['both'])}-{args.size}"
 args.steps = args.steps or {"nano": 2400, "small": 4000, "base": 10000}[args.size]
 args.eval_every = args.eval_every or max(1, args.steps // 10)
@@ -123,8 +123,8 @@ if args.aia_start is None:
 out, begin = Path(args.out), round(args.steps * args.aia_start)  # begin: the step at which the second phase begins
 if args.aia and begin >= args.steps:
     sys.exit(f"--aia_start {args.aia_start}: leaves none of the {args.steps} steps to AIA; take less")
-if args.init_from and out.resolve() == Path(args.init_from).resolve() and not args.resume:
-    sys.exit(f"--out {out}: is the run to start from, which would be overwritten; name another folder")
+if (out / "ckpt.pt").exists() and not (args.resume or args.bench) or out.exists() and not out.is_dir():
+    sys.exit(f"--out {out}: holds {'a run' if out.is_dir() else 'something else'} already, which would be lost; name another folder, remove it, or go on with its run: --resume")
 dtype = args.dtype or best_dtype(kind)
 if kind == "cuda":
     torch.set_float32_matmul_precision("high")  # the products that stay in float32, such as the logits, are in TF32
@@ -250,6 +250,7 @@ ref = reference(args.reference, L, args.size, args.steps, data, device)
 if args.aia and args.reference == "small":
     for task in (t for t in tasks if t not in (ref or {}) and world == 1):  # a single-task network of the same shape, which sees as many rows of its task as this run does
         run = f"{data.folder}/reference-{args.size}-{args.steps}-{task}"
+        shutil.rmtree(run, ignore_errors=True)  # of an attempt that was cut short
         print(f"no reference to {task} for {args.data} at size {args.size} yet: training a single-task network in {run}")
         if subprocess.run([sys.executable, __file__, "--task", task, "--out", run, "--batch_size", str(max(1, rows_of_task[task])), "--seed", str(args.seed), "--exam", "0"]
                           + [x for k in ("data", "size", "steps", "lr", "device", "dtype") if (v := getattr(args, k)) for x in (f"--{k}", str(v))]).returncode:
@@ -319,7 +320,6 @@ if args.resume:
 else:
     kept = [columns]
     if rank == 0:
-        (out / "pretrained.pt").unlink(missing_ok=True)  # of an earlier run in this folder
         save_json(out / "config.json", {"model": asdict(config), "train": vars(args), "data": {k: v for k, v in meta.items() if k != "files"}})
         save_tokenizer(out / "tokenizer.pt", tok)
 log_file = open(os.devnull if rank else out / "log.csv", "w", newline="")
@@ -354,7 +354,7 @@ def rows_of(step):
             for i in range(rank, parts, world) for task, (at, drop) in chosen.items()]
 
 
-signal.signal(signal.SIGINT, lambda *_: sys.exit(f"\nstopped; go on with: python train.py --out {out} --resume"))
+signal.signal(signal.SIGINT, lambda *_: sys.exit("\nstopped" + (f"; go on with: python train.py --out {out} --resume" if (out / "ckpt.pt").exists() else " before anything was saved")))
 until = np.round(np.cumsum([s["share"] for s in stages]) * args.steps)
 stage_at = lambda step: stages[min(np.searchsorted(until, step, "right"), len(stages) - 1)]
 clock, waited, stage, route = time.time(), 0., None, config.route
@@ -370,7 +370,7 @@ for step in range(first_step, args.steps + 1):
             q.requires_grad_(bool(re.search(stage["train"], n)))  # what does not train has no gradient, and no optimiser touches it
         model.config.route = stage.get("route", route) if route == "supervised" else route  # every layer reads it there
         some = bool(config.split or config.own_head or config.see != "tokens")  # whether a task may leave some weights out
-        net = DistributedDataParallel(model, find_unused_parameters=some) if world > 1 else model  # its mean over processes are the gradients
+        net = DistributedDataParallel(model, find_unused_parameters=some) if world > 1 else model  # it averages the processes' gradients
         if len(stages) > 1:
             trains = sum(q.numel() for q in model.parameters() if q.requires_grad)
             tqdm.write(f"step {step}: {trains / 1e6:.2f}M weights train, {' and '.join(f'{n} rows to {t}' for t, n in stage['rows'].items())} a step")
@@ -454,7 +454,7 @@ model.eval()
 with torch.compiler.set_stance("force_eager"):
     scores = (score(model, data, tok, args.task, args.exam, folder=out) if args.exam else {}) | {"loss": {t: {"run": val[t]} for t in tasks}}
 if d := distance(history[-1], ref or {}):
-    scores["distance"] = {t: {"run": v, "chance": distance(history[0], ref)[t]} for t, v in d.items()}
+    scores["distance"] = {t: {"run": v, "first": distance(history[0], ref)[t]} for t, v in d.items()}
 save_json(out / "scores.json", scores)
 if args.task == "understand":
     play = '--image picture.png --ask "' + ("what color is the circle?" if meta["kind"] == "toy" else "what is this?") + '"'
