@@ -198,8 +198,8 @@ class Attention(nn.Module):
 
     The weight that a query puts on a set S of keys is itself an attention output: give the values one more channel that is 1
     on S and 0 elsewhere, and that channel of softmax(QK')V is the sum over S of the weights. Exact, differentiable, and no T x T
-    matrix ever exists. Kernels want q, k and v equally wide, so q and k get zero channels, which change no logit; eight at a time, as
-    GPU kernels like multiples of eight.
+    matrix ever exists. Kernels want q, k and v equally wide, so q and k get zero channels, which change no logit; eight of them on a
+    GPU, whose kernels like multiples of eight.
     """
     def __init__(self, c):
         super().__init__()
@@ -233,9 +233,9 @@ class Attention(nn.Module):
                 mass = (weights * key[:, None, None]).sum(-1).mean(1)  # (B, H, T, T) -> (B, T)
         else:
             if key is not None:
-                indicator = key[:, None, :, None].to(v.dtype).expand(-1, self.n_head, -1, -1)
-                v = torch.cat((v, F.pad(indicator, (0, 7))), dim=-1)  # (B, H, T, D + 8)
-                q, k = F.pad(q, (0, 8)), F.pad(k, (0, 8))
+                indicator, room = key[:, None, :, None].to(v.dtype).expand(-1, self.n_head, -1, -1), 8 if x.is_cuda else 1
+                v = torch.cat((v, F.pad(indicator, (0, room - 1))), dim=-1)  # (B, H, T, D + room)
+                q, k = F.pad(q, (0, room)), F.pad(k, (0, room))
             y = fused(q, k, v, attn_mask=mask, is_causal=mask is None, scale=D ** -.5)
             if key is not None:
                 y, mass = y[..., :D], y[..., D].float().mean(1)  # (B, T)

@@ -257,10 +257,10 @@ def test_your_own_pictures_good_and_bad(tmp_path, capsys):
     mine = data.load_dataset(tmp_path / "mine")
     assert len(mine.rows["train"]["generate"][0]) == 6 and len(mine.rows["train"]["understand"][0]) == 1
     file.write_text(json.dumps([b for b, _ in bad]))
-    assert "no usable record" in run("data.py", "--json", file, "--images", tmp_path, "--out", tmp_path / "mine")
+    assert "no usable record" in run("data.py", "--json", file, "--images", tmp_path, "--out", tmp_path / "other")
     file.write_text("{not json")
-    assert "not JSON" in run("data.py", "--json", file, "--out", tmp_path / "mine")
-    assert (tmp_path / "mine" / "meta.json").exists(), "a failed build leaves the old data set alone"
+    assert "not JSON" in run("data.py", "--json", file, "--out", tmp_path / "other")
+    assert not list(tmp_path.glob("other*")), "a failed build leaves nothing half made"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
