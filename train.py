@@ -5,6 +5,8 @@ train.py: one loop, from arguments to checkpoint. The last file to read.
     python train.py --init_from out/run --aia 0.1           # only the second phase, from the weights where another run's began
     python train.py --task generate                         # a single-task network
     python train.py --arch evev2 --init_from out/run        # taken apart, from a unified network's weights (see model.py's table)
+    torchrun --nproc_per_node=4 train.py --aia 0.1          # a process a GPU, each with its share of the rows
+    python train.py --bench                                 # what AIA costs
 """
 import argparse, csv, json, os, re, shutil, signal, subprocess, sys, time
 from concurrent.futures import ThreadPoolExecutor
