@@ -3,7 +3,7 @@ model.py: the transformer and its dial. Read it after data.py; aia.py comes next
 
   1. the table         every published way to take the network apart, a row a paper
   2. copies            weights that exist more than once, of which each token uses its own
-  3. the transformer   a plain modern decoder (RMSNorm, rotary positions, QK-norm, squared ReLU, no biases, fused attention)
+  3. the transformer   a plain modern decoder (RMSNorm, rotary positions, QK-norm, squared ReLU, no biases, fused attention), and its optimisers
   4. what it costs     the dial turned by flags; parameters, FLOPs, time, cache
 
 With nothing taken apart this is the purely unified baseline, `emu3`: nothing in it depends on the task, and on the modality only two tables do (where in
@@ -185,7 +185,7 @@ def rotate(x, cos, sin):
 
 
 def fused(q, k, v, **how):
-    """F.scaled_dot_product_attention; on a CPU in float32 where the rest is in bfloat16, as its kernel there is slower so (here 3 times)."""
+    """F.scaled_dot_product_attention; on a CPU in float32 where the rest is in bfloat16, as its kernel's backward pass there is slower so (here 3 times)."""
     if q.device.type != "cpu" or v.dtype != torch.bfloat16:
         return F.scaled_dot_product_attention(q, k, v, **how)
     with torch.autocast("cpu", enabled=False):
@@ -381,7 +381,7 @@ class Transformer(nn.Module):
             masses.append(mass)
         x = (x if back is None else x.index_select(0, back)).view(B, T, -1)
         x, head = self.norm[end](x if at is None else x[at]), self.head[end]()
-        with torch.autocast(x.device.type, enabled=False):  # logits in bfloat16 are coarse: seeing was learned later (results/aia.md)
+        with torch.autocast(x.device.type, enabled=False):  # logits in bfloat16 are coarse (results/aia.md)
             x = x.to(head.dtype)
             if c.own_head and drawn:  # image ids only; the others' logits are -inf
                 known = slice(c.first_image, c.first_image + prod(c.levels))
@@ -451,6 +451,16 @@ class Muon(torch.optim.Optimizer):
                     x = torch.baddbmm(x, torch.baddbmm(a, a, a, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
                 for p, u in zip(ps, x):
                     p.mul_(1 - g["lr"] * g["weight_decay"]).add_(wide(p, u), alpha=-g["lr"] * max(1, p.size(0) / p.size(1)) ** .5)
+
+
+def find_device(name=None):
+    """A device that works: the one named, or the best there is. Exits with one line if it does not."""
+    name = name or ("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as e:
+        sys.exit(f"--device {name}: cannot be used here ({str(e).splitlines()[0]})")
+    return name
 
 
 def best_dtype(kind):

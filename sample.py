@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from data import (COLORS, HELD_OUT, KINDS, NUMBERS, SHAPES, SPECIAL, TAGS, Help, an, caption, dense, encoding_of, frame, judge, load_dataset, load_tokenizer,
                   make_row, make_scenes, plural, questions, read_picture, relations, render_all, save_json, to_batch)
-from model import latest_run, load_model
+from model import find_device, latest_run, load_model
 
 # ---------------------------------------------------------------------------------------------------------------------
 # 1. draw and answer
@@ -607,11 +607,7 @@ if __name__ == "__main__":
         sys.exit("--image and --ask go together: a picture, and a question about it")
     if args.n < 1 or args.temperature < 0 or args.top_k < 0 or not 0 < args.top_p <= 1:
         sys.exit(f"--n {args.n} --temperature {args.temperature} --top_k {args.top_k} --top_p {args.top_p}: wanted is n of at least 1, top_p above 0 and up to 1, the others not negative")
-    device = args.device or ("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as e:
-        sys.exit(f"--device {device}: cannot be used here ({str(e).splitlines()[0]})")
+    device = find_device(args.device)
     model, config = load_model(folder, device)
     meta, tok = config["data"], load_tokenizer(Path(folder) / "tokenizer.pt", device)
     enc = encoding_of(meta)

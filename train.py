@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from aia import aia_loss, distance, draw_curves, interaction, measure, reference
 from data import KEY, TASKS, Help, build_toy, load_dataset, load_tokenizer, save_json, save_tokenizer, to_batch
-from model import MATCH, PRESETS, SIZES, Config, Transformer, best_dtype, cost, example, fused, latest_run, load_model, turn
+from model import MATCH, PRESETS, SIZES, Config, Transformer, best_dtype, cost, example, find_device, fused, latest_run, load_model, turn
 from sample import draw, geneval_prompts, score, sheet, table
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -54,7 +54,7 @@ p.add_argument("--out", help="folder of the run (default: out/ and what it is, s
 p.add_argument("--steps", type=int, help="optimiser steps (default: by size)")
 p.add_argument("--batch_size", type=int, default=32, help="rows a step")
 p.add_argument("--accumulate", type=int, default=1, help="parts that a step's rows are taken in, one after the other: the same step in less memory")
-p.add_argument("--checkpoint", action="store_true", help="keep each layer's input only and compute the layer again in the backward pass: less memory, a third more time")
+p.add_argument("--checkpoint", action="store_true", help="keep each layer's input only and compute the layer again in the backward pass: less memory, one more forward pass")
 p.add_argument("--compile", action=argparse.BooleanOptionalAction, help="compile the layers with torch.compile (default: on a GPU, but for networks with routers)")
 p.add_argument("--lr", type=float, default=.05, help="peak learning rate of Muon; AdamW's is 0.4 of it")
 p.add_argument("--seed", type=int, default=0, help="of weights and of the order of the data")
@@ -101,15 +101,11 @@ if "stages" in PRESETS[args.arch] and (args.stages or ("on" if args.init_from el
 stages = [s | {"rows": rows_of_tasks(args.ratio or s.get("ratio", "1:1"))} for s in stages]
 rows_of_task = rows_of_tasks(args.ratio or "1:1")
 
-device = args.device or ("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+device = find_device(args.device)
 if device == "cuda" and world > 1:
     device = f"cuda:{os.environ['LOCAL_RANK']}"
     torch.cuda.set_device(device)
-try:
-    kind = torch.device(device).type  # cuda:1 is a cuda
-    torch.zeros(1, device=device)
-except (RuntimeError, AssertionError) as e:
-    sys.exit(f"--device {device}: cannot be used here ({str(e).splitlines()[0]})")
+kind = torch.device(device).type  # cuda:1 is a cuda
 if world > 1:
     dist.init_process_group("nccl" if kind == "cuda" else "gloo")
 args.size = args.size or ("small" if kind == "cuda" else "nano")
