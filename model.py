@@ -428,7 +428,7 @@ class Transformer(nn.Module):
 class Muon(torch.optim.Optimizer):
     """
     Jordan et al. 2024: momentum whose singular values are driven to about 1 by five Newton-Schulz steps, so that every direction of a matrix learns alike.
-    As torch.optim.Muon, but matrices of one shape (or lying on their side) take the steps as one batch.
+    As torch.optim.Muon, bit for bit on a CPU, but matrices of one shape take the steps as one batch.
     """
     def __init__(self, params, lr, momentum=.95, weight_decay=.01):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
@@ -439,18 +439,18 @@ class Muon(torch.optim.Optimizer):
             alike = {}
             for p in g["params"]:
                 if p.grad is not None:
-                    alike.setdefault(tuple(sorted(p.shape)), []).append(p)
-            for ps in alike.values():
+                    alike.setdefault(p.shape, []).append(p)
+            for (rows, cols), ps in alike.items():
                 grads, past = [p.grad for p in ps], [self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in ps]
                 torch._foreach_lerp_(past, grads, 1 - g["momentum"])
-                wide = lambda p, u: u if p.size(0) <= p.size(1) else u.T  # tall ones lie down meanwhile
-                x = torch.stack([wide(p, u) for p, u in zip(ps, torch._foreach_lerp(grads, past, g["momentum"]))]).bfloat16()  # (N, R, C), Nesterov's
-                x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+                x = torch.stack(torch._foreach_lerp(grads, past, g["momentum"])).bfloat16()  # (N, rows, cols), Nesterov's
+                x = x.mT if rows > cols else x  # tall ones lie down meanwhile
+                x = x / torch.stack(torch._foreach_norm(x.unbind())).clamp(min=1e-7)[:, None, None]
                 for _ in range(5):
                     a = x @ x.mT
                     x = torch.baddbmm(x, torch.baddbmm(a, a, a, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
-                for p, u in zip(ps, x):
-                    p.mul_(1 - g["lr"] * g["weight_decay"]).add_(wide(p, u), alpha=-g["lr"] * max(1, p.size(0) / p.size(1)) ** .5)
+                torch._foreach_mul_(ps, 1 - g["lr"] * g["weight_decay"])
+                torch._foreach_add_(ps, (x.mT if rows > cols else x).unbind(), alpha=-g["lr"] * max(1, rows / cols) ** .5)
 
 
 def find_device(name=None):
