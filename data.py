@@ -12,8 +12,10 @@ data.py: pictures, words, and the tokens that both become. Read this file first;
     python data.py --json pairs.json --images pictures/ --out data/mine     # your own pictures
     python data.py --train_tokenizer                                        # the image tokenizer in assets/, anew
 """
-import argparse, functools, hashlib, json, os, re, shutil, sys, warnings
+import argparse, ctypes, functools, hashlib, json, os, re, shutil, sys, warnings
 from collections import Counter, namedtuple
+from contextlib import contextmanager, nullcontext
+from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,6 +30,8 @@ from tqdm import tqdm
 VERSION = 4  # of the data: a data set of another version is refused, never misread
 CANVAS = {"nano": 48, "small": 64, "base": 64}  # pixels a side; always 8 x 8 patches, so 64 tokens a picture
 ASSETS = Path(__file__).parent / "assets"
+if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):  # freed memory stays with the process: to fetch a step's large tensors
+    libc.mallopt(-1, -1), libc.mallopt(-4, 0)  # anew each time takes a tenth of nano's time on a CPU (M_TRIM_THRESHOLD: never; M_MMAP_MAX: none)
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -546,30 +550,38 @@ def data_folder(out):
     return out
 
 
-def write_dataset(out, meta, tokens, tok, rows, pixels):
+@contextmanager
+def new_dataset(out, meta, tokens, tok, sizes):
     """
     The folder `out`: meta.json, tokenizer.pt and, per split and task, ids and roles as .npy, and the pixels to understand, for networks that see them
-    (see model.PRESETS). rows: {split: {task: [(ids, roles), ...]}}; pixels {split: (N, S, S, 3) uint8}.
-    Everything is written beside `out` first and moved there at the end: an interrupted build leaves nothing half made.
+    (see model.PRESETS). sizes: {split: {task: (rows, tokens of the longest)}}. Gives a folder beside `out` whose arrays await write_rows(), and moves it
+    there at the end: an interrupted build leaves nothing half made.
     """
     out = Path(out)
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    pad, first_image, files = len(tokens) + SPECIAL.index("<|pad|>"), len(tokens) + len(SPECIAL), {}
-    longest = {t: max([len(r[0]) for split in rows.values() for r in split[t]] + [0]) for t in TASKS}  # each task its own: no token is idle
-    for split, tasks in rows.items():
-        for task, r in tasks.items():
-            for name, array in zip(("ids", "roles", "pixels"), pack(r, longest[task], pad) + (pixels[split],) * (task == "understand")):
-                file = part / f"{split}_{task}_{name}.npy"
-                np.save(file, array)
-                files[file.name] = {"shape": array.shape, "sha256": checksum(file)}
+    for split, tasks in sizes.items():
+        for task, (n, longest) in tasks.items():
+            kinds = {"ids": (np.uint16, longest), "roles": (np.uint8, longest), "pixels": (np.uint8, *(meta["canvas"],) * 2, 3)}
+            for kind, (dtype, *shape) in list(kinds.items())[:2 + (task == "understand")] if n else ():
+                np.lib.format.open_memmap(part / f"{split}_{task}_{kind}.npy", "w+", dtype, (n, *shape))
+    yield part
+    first_image = len(tokens) + len(SPECIAL)
     save_tokenizer(part / "tokenizer.pt", tok)
     save_json(part / "meta.json", meta | {
-        "version": VERSION, "block_size": max(longest.values()), "first_image": first_image, "vocab_size": -(-(first_image + tok.n_codes + 2) // 64) * 64,
-        "n_codes": tok.n_codes, "merges": [t.decode("latin-1") for t in tokens[256:]], "files": files})
+        "version": VERSION, "block_size": max(longest for tasks in sizes.values() for _, longest in tasks.values()), "first_image": first_image,
+        "vocab_size": -(-(first_image + tok.n_codes + 2) // 64) * 64, "n_codes": tok.n_codes, "merges": [t.decode("latin-1") for t in tokens[256:]],
+        "files": {f.name: {"sha256": checksum(f)} for f in sorted(part.glob("*.npy"))}})
     shutil.rmtree(out, ignore_errors=True)
     os.replace(part, out)
+
+
+def write_rows(part, split, task, at, rows, pad, pixels=None):
+    """Rows [(ids, roles)], and to understand their pictures (N, S, S, 3) uint8, into the arrays of new_dataset() from row `at` on."""
+    open_array = lambda kind: np.load(part / f"{split}_{task}_{kind}.npy", mmap_mode="r+")
+    for kind, new in zip(("ids", "roles", "pixels"), pack(rows, open_array("ids").shape[1], pad) + (pixels,) * (pixels is not None)):
+        open_array(kind)[at:at + len(rows)] = new
 
 
 def checksum(file):
@@ -606,35 +618,65 @@ def load_dataset(folder):
     return SimpleNamespace(meta=meta, enc=encoding_of(meta), rows=rows, folder=folder)
 
 
+CHUNK, PIECE = 40_000, 1000  # scenes made up at a time, and drawn and put into tokens at a time by one process: what memory there must be for
+
+
+def toy_rows(piece, part, tok, enc, canvas, longest):
+    """piece (split, at, [(scene, prompt, turns)]): draws the scenes and writes their rows, both tasks', from `at` on."""
+    split, at, work = piece
+    pixels, pad = render_all([w[0] for w in work], canvas), enc._special_tokens["<|pad|>"]
+    drawn, seen = [], []
+    for codes, (_, prompt, turns) in zip(tok.encode(pixels).numpy(), work):
+        drawn.append(make_row(enc, enc.n_vocab, codes, prompt))
+        while len((row := make_row(enc, enc.n_vocab, codes, turns=turns))[0]) > longest:
+            turns = turns[:-2] + turns[-1:]
+        seen.append(row)
+    write_rows(part, split, "generate", at, drawn, pad)
+    write_rows(part, split, "understand", at, seen, pad, pixels)
+    return len(work)
+
+
 def build_toy(out, size="nano", n=40_000, seed=0):
-    """The toy world as a data set: n scenes, each as one generate row and one understand row, and up to 1,000 more for validation."""
-    out, canvas, rng, rows = data_folder(out), CANVAS[size], np.random.default_rng(seed), {s: {t: [] for t in TASKS} for s in ("train", "val")}
+    """
+    The toy world as a data set: n scenes, each as one generate row and one understand row, and up to 1,000 more for validation. Many are drawn and put
+    into tokens by several processes, while this one makes up the next ones, and what to say of them.
+    """
+    out, canvas, rng = data_folder(out), CANVAS[size], np.random.default_rng(seed)
     path = ASSETS / f"tokenizer-{canvas}.pt"
     if not path.exists():
         print(f"{path} is missing: training the image tokenizer for {canvas} x {canvas} pixels first")
         train_toy_tokenizer(path, canvas)
-    tok = load_tokenizer(path, "cuda" if torch.cuda.is_available() else "cpu")
-    n_image = (canvas // tok.patch) ** 2
-    longest, pixels = n_image + 60, {}  # all that is said about a picture fits: up to six turns
-    for split, m in zip(rows, (n, min(n, 1000))):
-        scenes = make_scenes(m, [seed, split == "val"])
-        records = [caption(s, rng) for s in scenes]
-        turns = [questions(s, rng) for s in scenes]
-        if split == "train":
-            tokens = learn_merges([r["prompt"] for r in records[:5000]] + [x for t in turns[:5000] for q in t for x in q[1:]], 512)
-            enc = text_tokenizer(tokens)
-        pixels[split] = np.empty((m, canvas, canvas, 3), np.uint8)
-        for i in tqdm(range(0, m, 1000), desc=f"toy world, {split}", unit="k scenes"):
-            pixels[split][i:i + 1000] = render_all(scenes[i:i + 1000], canvas)
-            for codes, record, turn in zip(tok.encode(pixels[split][i:i + 1000]).numpy(), records[i:], turns[i:]):
-                rows[split]["generate"].append(make_row(enc, enc.n_vocab, codes, record["prompt"]))
-                *short, describe = [t[1:] for t in turn]
-                if rng.random() < .15:
-                    short = []  # or it would learn to describe only at the end of a conversation
-                while len((row := make_row(enc, enc.n_vocab, codes, turns=short + [describe]))[0]) > longest:
-                    short.pop()
-                rows[split]["understand"].append(row)
-    write_dataset(out, {"kind": "toy", "seed": seed, "canvas": canvas, "n_image": n_image}, tokens, tok, rows, pixels)
+    tok, counts = load_tokenizer(path), {"train": n, "val": min(n, 1000)}
+
+    def chunks():
+        for split, m in counts.items():
+            for at in range(0, m, CHUNK):
+                scenes = make_scenes(min(CHUNK, m - at), [seed, split == "val", at // CHUNK])
+                prompts = [caption(s, rng)["prompt"] for s in scenes]
+                turns = [[t[1:] for t in questions(s, rng)] for s in scenes]
+                alone = rng.random(len(scenes)) < .15  # only described: or it would learn to describe only at the end of a conversation
+                work = list(zip(scenes, prompts, [t[-1:] if a else t for t, a in zip(turns, alone)]))
+                yield [(split, at + i, work[i:i + PIECE]) for i in range(0, len(work), PIECE)], prompts, turns
+
+    chunk = next(todo := chunks())
+    tokens = learn_merges(chunk[1][:5000] + [x for t in chunk[2][:5000] for q in t for x in q], 512)
+    enc, n_image = text_tokenizer(tokens), (canvas // tok.patch) ** 2
+    longest = n_image + 60  # all that is said about a picture fits: up to six turns
+    widths = {"generate": 2 + n_image + max(len(enc.encode_ordinary(p)) for p in chunk[1]), "understand": longest}
+    sizes = {split: {task: (m, widths[task]) for task in TASKS} for split, m in counts.items()}
+    meta = {"kind": "toy", "seed": seed, "canvas": canvas, "n_image": n_image}
+    workers = min(torch.get_num_threads(), 8) if n > 10 * PIECE else 0
+    with (new_dataset(out, meta, tokens, tok, sizes) as part, tqdm(total=sum(counts.values()), desc="toy world", unit=" scenes") as bar,
+          get_context("spawn").Pool(workers, torch.set_num_threads, (1,)) if workers else nullcontext() as pool):
+        make = functools.partial(toy_rows, part=part, tok=tok, enc=enc, canvas=canvas, longest=longest)
+        drawing = ()
+        while chunk:
+            coming = (pool.imap_unordered if pool else map)(make, chunk[0])
+            for k in drawing:
+                bar.update(k)
+            drawing, chunk = coming, next(todo, None)
+        for k in drawing:
+            bar.update(k)
 
 
 def read_picture(path, canvas):
@@ -726,7 +768,10 @@ def build_real(file, images, out, size="nano", seed=0, steps=3000):
             print(f"no {task} pair is held out (there are few): validation uses training pairs")
             rows["val"][task] = rows["train"][task][:100]
             seen["val"] = seen["val"] or seen["train"][:100]
-    write_dataset(out, {"kind": "real", "seed": seed, "canvas": canvas, "n_image": n_image}, tokens, tok, rows, {s: pictures[i] for s, i in seen.items()})
+    sizes = {split: {task: (len(r), max((len(ids) for ids, _ in rows["train"][task] + rows["val"][task]), default=0)) for task, r in tasks.items()} for split, tasks in rows.items()}
+    with new_dataset(out, {"kind": "real", "seed": seed, "canvas": canvas, "n_image": n_image}, tokens, tok, sizes) as part:
+        for split, task in ((s, t) for s in rows for t in TASKS if rows[s][t]):
+            write_rows(part, split, task, 0, rows[split][task], enc._special_tokens["<|pad|>"], pictures[seen[split]] if task == "understand" else None)
     if cut:
         print(f"{cut} texts were longer than the context of {longest} tokens and were cut, or left out where no answer remained")
     sheet = np.concatenate([np.concatenate(list(x[:12]), 1) for x in (pictures, tok.decode(torch.from_numpy(codes[:12])))])

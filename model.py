@@ -14,12 +14,15 @@ returns how much of its weight they receive, from the same fused call (see Atten
 """
 import argparse, json, re, sys, time
 from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 from pathlib import Path
+from statistics import median
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
@@ -181,7 +184,7 @@ class Experts(nn.Module):
 def rotate(x, cos, sin):
     """Rotary positions (Su et al. 2021, arXiv 2104.09864, eq. 34): channel pairs turn by position times frequency. x: (B, H, T, D)"""
     x1, x2 = x.chunk(2, dim=-1)
-    return torch.cat((x1 * cos - x2 * sin, x1 * sin + x2 * cos), dim=-1)
+    return x * cos + torch.cat((-x2, x1), dim=-1) * sin
 
 
 def fused(q, k, v, **how):
@@ -219,7 +222,8 @@ class Attention(nn.Module):
         qkv = self.qkv(x, sizes)  # (N, 3 C)
         qkv = qkv if back is None else qkv.index_select(0, back)  # attention is joint: tokens return to their places
         qkv = qkv.view(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4)  # (3, B, H, T, D)
-        (q, k), v = rotate(F.rms_norm(qkv[:2], qkv.shape[-1:]), *rope), qkv[2]
+        qk, v = qkv.split((2, 1))  # as everywhere here: the gradient of a split is one copy, that of a slice is as large as the whole, mostly zeros
+        (q, k), v = rotate(F.rms_norm(qk, qk.shape[-1:]), *rope).unbind(), v.squeeze(0)
         D, mass = q.size(-1), None
         if cache is not None:
             K, V, start = cache
@@ -238,7 +242,8 @@ class Attention(nn.Module):
                 q, k = F.pad(q, (0, room)), F.pad(k, (0, room))
             y = fused(q, k, v, attn_mask=mask, is_causal=mask is None, scale=D ** -.5)
             if key is not None:
-                y, mass = y[..., :D], y[..., D].float().mean(1)  # (B, T)
+                y, mass = y.split((D, room), dim=-1)
+                mass = mass[..., 0].float().mean(1)  # (B, T)
         y = y.transpose(1, 2).reshape(B * T, C)
         return self.proj(y if order is None else y.index_select(0, order), sizes), mass
 
@@ -324,7 +329,7 @@ class Transformer(nn.Module):
         if c.own_head:  # Janus-Pro: an MLP behind the embedding of what is drawn, and one before its head
             self.own_embed, self.own_head = nn.Sequential(nn.Linear(C, C), nn.GELU(), nn.Linear(C, C)), nn.Linear(C, C)
         D = C // c.n_head
-        turns = torch.arange(c.block_size)[:, None] * 1000. ** (-torch.arange(0, D, 2) / D)  # (T, D/2) radians
+        turns = (torch.arange(c.block_size)[:, None] * 1000. ** (-torch.arange(0, D, 2) / D)).repeat(1, 2)  # (T, D) radians
         self.register_buffer("cos", turns.cos(), persistent=False)
         self.register_buffer("sin", turns.sin(), persistent=False)
         for name, p in self.named_parameters():
@@ -422,17 +427,26 @@ class Transformer(nn.Module):
         """Muon for the matrices between the ends, AdamW for embeddings, heads, routers and gains, at 0.4 of its learning rate."""
         matrices = {n: q for n, q in self.named_parameters() if q.dim() == 2 and re.match("blocks|eyes|own", n) and not re.search("router|place", n)}
         rest = [q for n, q in self.named_parameters() if n not in matrices]
-        return [Muon(matrices.values(), lr), torch.optim.AdamW(rest, lr=lr * .4, betas=(.9, .95), weight_decay=0., fused=True)]
+        return [Muon(matrices.values(), lr, weight_decay=.01), torch.optim.AdamW(rest, lr=lr * .4, betas=(.9, .95), weight_decay=0., fused=True)]
 
 
-class Muon(torch.optim.Optimizer):
+def whole(x):
+    """What --fsdp keeps in shards, a part a process, as whole tensors (also in dicts and lists; all processes must ask); others as they are."""
+    if isinstance(x, (dict, list)):
+        return {k: whole(v) for k, v in x.items()} if isinstance(x, dict) else [whole(v) for v in x]
+    return x.full_tensor() if isinstance(x, DTensor) else x
+
+
+def like(x, p):
+    """A tensor of p's shape in shards, if p is."""
+    return distribute_tensor(x, p.device_mesh, p.placements, src_data_rank=None) if isinstance(p, DTensor) and x.shape == p.shape else x
+
+
+class Muon(torch.optim.Muon):
     """
     Jordan et al. 2024: momentum whose singular values are driven to about 1 by five Newton-Schulz steps, so that every direction of a matrix learns alike.
-    As torch.optim.Muon, bit for bit on a CPU, but matrices of one shape take the steps as one batch.
+    The step is torch.optim.Muon's, bit for bit on a CPU, but matrices of one shape take it as one batch.
     """
-    def __init__(self, params, lr, momentum=.95, weight_decay=.01):
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
-
     @torch.no_grad()
     def step(self):
         for g in self.param_groups:
@@ -443,14 +457,14 @@ class Muon(torch.optim.Optimizer):
             for (rows, cols), ps in alike.items():
                 grads, past = [p.grad for p in ps], [self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in ps]
                 torch._foreach_lerp_(past, grads, 1 - g["momentum"])
-                x = torch.stack(torch._foreach_lerp(grads, past, g["momentum"])).bfloat16()  # (N, rows, cols), Nesterov's
+                x = torch.stack([whole(u) for u in torch._foreach_lerp(grads, past, g["momentum"])]).bfloat16()  # (N, rows, cols), Nesterov's
                 x = x.mT if rows > cols else x  # tall ones lie down meanwhile
                 x = x / torch.stack(torch._foreach_norm(x.unbind())).clamp(min=1e-7)[:, None, None]
                 for _ in range(5):
                     a = x @ x.mT
                     x = torch.baddbmm(x, torch.baddbmm(a, a, a, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
                 torch._foreach_mul_(ps, 1 - g["lr"] * g["weight_decay"])
-                torch._foreach_add_(ps, (x.mT if rows > cols else x).unbind(), alpha=-g["lr"] * max(1, rows / cols) ** .5)
+                torch._foreach_add_(ps, [like(u, p) for u, p in zip(x.mT if rows > cols else x, ps)], alpha=-g["lr"] * max(1, rows / cols) ** .5)
 
 
 def find_device(name=None):
@@ -545,40 +559,43 @@ def cost(c):
     return {"total": count(model), "active": round(count(model) - idle), "flops": 3 * flops.get_total_flops() / rows}
 
 
+def by_turns(works, rounds, device):
+    """Runs {name: function} by turns, twice to warm up, then `rounds` times: {name: [seconds]}, of which ratios within a round do not drift with the machine."""
+    took = {name: [] for name in works}
+    for i in tqdm(range(rounds + 2), desc="timing", unit="round"):
+        for name, work in works.items():
+            start = time.perf_counter()
+            work()
+            if "cuda" in device:
+                torch.cuda.synchronize()
+            took[name] += [time.perf_counter() - start] * (i > 1)
+    return took
+
+
 if __name__ == "__main__":
     p = argparse.ArgumentParser(description="The presets and what each costs: parameters, FLOPs, step time here, cache.", formatter_class=Help)
     p.add_argument("--size", choices=SIZES, default="nano", help="shape of the network")
     p.add_argument("--match", choices=MATCH, help="scale each width so that FLOPs a token, active or all parameters come nearest to emu3's")
-    p.add_argument("--rounds", type=int, default=9, help="steps timed of each preset, by turns, after one to warm up")
-    p.add_argument("--batch_size", type=int, default=16, help="rows of each task a step")
-    p.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the matrix products (default: bfloat16 on a GPU that has it)")
-    args = p.parse_args()
-    if min(args.rounds, args.batch_size) < 1:
-        sys.exit(f"--rounds {args.rounds} --batch_size {args.batch_size}: at least 1 is wanted")
-    device, base = "cuda" if torch.cuda.is_available() else "cpu", Config(*SIZES[args.size], patch=CANVAS[args.size] // 8)
-    configs = {a: turn(base, a, args.match) for a in PRESETS}
-    dtype = args.dtype or best_dtype(device)
-    nets, took = {a: Transformer(c).to(device) for a, c in configs.items()}, {a: [] for a in PRESETS}
-    opts = {a: net.optimizers(.01) for a, net in nets.items()}
-    batches = {a: [example(c, t, args.batch_size, device) for t in TASKS] for a, c in configs.items()}
-    for _ in tqdm(range(args.rounds + 1), desc="timing", unit="round"):
-        for a, net in nets.items():
-            start = time.perf_counter()
-            for b in batches[a]:  # a step: both tasks, forward and backward (of something as dear as the loss), and the optimisers
-                with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
-                    logits = net(**b)[0]
-                (logits.float().logsumexp(-1).mean() + .01 * net.router_loss()).backward()
-            for o in opts[a]:
-                o.step()
-                o.zero_grad()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            took[a].append(time.perf_counter() - start)
-    print(f"{args.size}, {args.batch_size} rows of each task, {device}, {dtype}, {torch.get_num_threads()} threads, torch {torch.__version__}; "
-          f"step time: emu3's is 1, median of {args.rounds} rounds\n\n"
+    args, B, rounds = p.parse_args(), 16, 9
+    device, base = find_device(), Config(*SIZES[args.size], patch=CANVAS[args.size] // 8)
+    configs, dtype = {a: turn(base, a, args.match) for a in PRESETS}, best_dtype(device)
+
+    def step(net, opts, batches):
+        for b in batches:  # both tasks, forward and backward (of something as dear as the loss), and the optimisers
+            with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
+                logits = net(**b)[0]
+            (logits.float().logsumexp(-1).mean() + .01 * net.router_loss()).backward()
+        for o in opts:
+            o.step()
+            o.zero_grad()
+
+    nets = {a: Transformer(c).to(device) for a, c in configs.items()}
+    took = by_turns({a: partial(step, net, net.optimizers(.01), [example(net.config, t, B, device) for t in TASKS]) for a, net in nets.items()}, rounds, device)
+    print(f"{args.size}, {B} rows of each task, {device}, {dtype}, {torch.get_num_threads()} threads, torch {torch.__version__}; "
+          f"step time: emu3's is 1, median of {rounds} rounds\n\n"
           f"{'preset':10}{'split':20}{'route':12}{'sees':9}{'draws by':10}{'width':>5}{'total M':>9}{'active M':>10}{'MFLOP/token':>13}{'step time':>11}"
           f"{'cache B/token':>15}")
     for a, c in configs.items():
-        k, ratio = cost(c), sorted(t / e for t, e in zip(took[a][1:], took["emu3"][1:]))[args.rounds // 2]
+        k, ratio = cost(c), median(t / e for t, e in zip(took[a], took["emu3"]))
         print(f"{a:10}{','.join(c.split) or '-':20}{c.route if c.split else '-':12}{c.see:9}{'own head' if c.own_head else 'head':10}{c.n_embd:>5}"
               f"{k['total'] / 1e6:>9.2f}{k['active'] / 1e6:>10.2f}{k['flops'] / 1e6:>13.2f}{ratio:>11.2f}{2 * c.n_layer * c.n_embd * 4:>15,}")

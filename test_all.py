@@ -636,6 +636,7 @@ def test_resumed_equals_uninterrupted(toy, trained, tmp_path, monkeypatch):
 def test_processes_and_parts_add_up_to_the_same_step(toy, tmp_path):
     """
     Two processes that take their rows in two parts each, layers computed anew, are one process that takes all at once: AIA, clipping and optimisers included.
+    So are two that keep everything in shards.
     In float64, as Adam and Muon blow rounding errors up in float32.
     """
     start = """if True:
@@ -644,24 +645,29 @@ def test_processes_and_parts_add_up_to_the_same_step(toy, tmp_path):
         model.Transformer.__init__ = lambda self, c: (made(self, c), self.double())[0]
         sample.draw = lambda net, enc, meta, prompts, **more: torch.zeros(len(prompts), 64, dtype=torch.long)  # would take most of the time
         runpy.run_path("train.py", run_name="__main__")"""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    with socket.socket() as a, socket.socket() as b:
+        a.bind(("127.0.0.1", 0))
+        b.bind(("127.0.0.1", 0))
+        port = a.getsockname()[1], b.getsockname()[1]
 
-    def begin(out, world=1, rank=0, *args):
+    def begin(out, world=1, rank=0, *args, port=0):
         flags = f"--data {toy.folder} --size nano --device cpu --dtype float32 --steps 3 --batch_size 8 --eval_every 9 --aia_start .3 --aia .5 --reference paper --exam 0".split()
         env = os.environ | {"WORLD_SIZE": str(world), "RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
         return subprocess.Popen([sys.executable, "-c", start, *flags, "--out", str(out), *args], cwd=HERE, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
-    both = [begin(tmp_path / "two", 2, rank, "--accumulate", "2", "--checkpoint") for rank in range(2)] + [begin(tmp_path / "one")]
-    said = [p.communicate(timeout=240)[0].decode() for p in both]
-    assert not any(p.returncode for p in both), said
-    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
-    for name in one:
-        torch.testing.assert_close(two[name], one[name], atol=1e-9, rtol=0)
+    jobs = [begin(tmp_path / "one")]
+    for ports, (out, *args) in enumerate((("two", "--accumulate", "2", "--checkpoint"), ("shards", "--fsdp"))):
+        jobs += [begin(tmp_path / out, 2, rank, *args, port=port[ports]) for rank in range(2)]
+    said = [p.communicate(timeout=240)[0].decode() for p in jobs]
+    assert not any(p.returncode for p in jobs), said
+    one = weights(tmp_path / "one")
     assert not same(one, weights(tmp_path / "one", "pretrained.pt"))
-    logs = [list(csv.DictReader(open(tmp_path / x / "log.csv"))) for x in ("one", "two")]
-    assert logs[0] == logs[1] and "--batch_size 8" in run("train.py", "--data", toy.folder, "--batch_size", 8, "--accumulate", 3)
+    logs = {x: list(csv.DictReader(open(tmp_path / x / "log.csv"))) for x in ("one", "two", "shards")}
+    for other in ("two", "shards"):
+        for name, w in weights(tmp_path / other).items():
+            torch.testing.assert_close(w, one[name], atol=1e-9, rtol=0)
+        assert logs[other] == logs["one"]
+    assert "--batch_size 8" in run("train.py", "--data", toy.folder, "--batch_size", 8, "--accumulate", 3)
 
 
 def test_a_branch_is_the_second_phase_bit_for_bit(toy, trained, tmp_path):

@@ -10,7 +10,6 @@ train.py: one loop, from arguments to checkpoint. The last file to read.
 """
 import argparse, csv, json, os, re, shutil, signal, subprocess, sys, time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,12 +17,14 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from aia import aia_loss, distance, draw_curves, interaction, measure, reference
-from data import KEY, TASKS, Help, build_toy, load_dataset, load_tokenizer, save_json, save_tokenizer, to_batch
-from model import MATCH, PRESETS, SIZES, Config, Transformer, best_dtype, cost, example, find_device, fused, latest_run, load_model, turn
+from data import KEY, TASKS, Help, load_dataset, load_tokenizer, save_json, save_tokenizer, to_batch
+from model import MATCH, PRESETS, SIZES, Config, Transformer, best_dtype, cost, example, find_device, fused, latest_run, like, load_model, turn, whole
 from sample import draw, geneval_prompts, score, sheet, table
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -56,6 +57,7 @@ p.add_argument("--batch_size", type=int, default=32, help="rows a step")
 p.add_argument("--accumulate", type=int, default=1, help="parts that a step's rows are taken in, one after the other: the same step in less memory")
 p.add_argument("--checkpoint", action="store_true", help="keep each layer's input only and compute the layer again in the backward pass: less memory, one more forward pass")
 p.add_argument("--compile", action=argparse.BooleanOptionalAction, help="compile the layers with torch.compile (default: on a GPU, but for networks with routers)")
+p.add_argument("--fsdp", action="store_true", help="with torchrun: weights, gradients and optimiser states in shards, a part a process, for networks that outgrow one GPU")
 p.add_argument("--lr", type=float, default=.05, help="peak learning rate of Muon; AdamW's is 0.4 of it")
 p.add_argument("--seed", type=int, default=0, help="of weights and of the order of the data")
 p.add_argument("--device", help="cpu | cuda | mps (default: what is there)")
@@ -126,6 +128,8 @@ if (out / "ckpt.pt").exists() and not (args.resume or args.bench) or out.exists(
 dtype = args.dtype or best_dtype(kind)
 if kind == "cuda":
     torch.set_float32_matmul_precision("high")  # the products that stay in float32, such as the logits, are in TF32
+if args.fsdp and world == 1:
+    sys.exit("--fsdp: shards are for several processes; start them with: torchrun --nproc_per_node=N train.py --fsdp ...")
 print(f"{device}{' (' + torch.cuda.get_device_name(device) + ')' if kind == 'cuda' else ''}, {dtype}, torch {torch.__version__}, size {args.size}, run in {out}" + f", {world} processes" * (world > 1))
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -205,8 +209,8 @@ if not (Path(args.data) / "meta.json").exists():
     if args.data != f"data/toy-{args.size}":
         sys.exit(f"{args.data}: no data set here; make it with: python data.py --json PAIRS.json --images FOLDER --out {args.data}")
     print(f"{args.data} is missing: making the toy world first")
-    if rank == 0:
-        build_toy(args.data, args.size)
+    if rank == 0 and subprocess.run([sys.executable, Path(__file__).with_name("data.py"), "--size", args.size, "--out", args.data]).returncode:
+        sys.exit(f"{args.data}: could not be made (the reason is above)")
 if world > 1:
     dist.barrier()
 data = load_dataset(args.data)
@@ -262,11 +266,14 @@ if ref:
     targets = {t: [torch.tensor(ref[t][k], device=device)[:, None] for k in ("T", "d")] for t in TASKS if t in ref}  # (L, 1) each
 price = cost(config)
 print(f"{args.arch}: {price['total'] / 1e6:.2f}M parameters, {price['active'] / 1e6:.2f}M active, {price['flops'] / 1e6:.1f} MFLOP a token of training")
-opts = model.optimizers(args.lr)
 model.checkpoint = args.checkpoint
 if args.compile or args.compile is None and kind == "cuda" and not config.routed():  # a router's slices differ in size with each batch
     for block in model.blocks:
         block.compile(dynamic=False)  # all layers are one graph a task; what is around them is little, and differs in shape from batch to batch
+if args.fsdp:  # a layer's weights are whole only while it computes
+    for part in (*model.blocks, model):
+        fully_shard(part, mesh=init_device_mesh(kind, (world,)))
+opts = model.optimizers(args.lr)
 
 # ---------------------------------------------------------------------------------------------------------------------
 # evaluation
@@ -289,7 +296,7 @@ def evaluate(n):
             b = to_batch(*(x[i:min(i + 100, m)] for x in data.rows["val"][task]), device=device, c=config)
             total += row_losses(model(b["idx"], None, b["at"], b["task"], b.get("pixels"))[0], b).sum().item()
         losses[task] = total / m
-    return losses, measure(model, data), tok.decode(draw(model, data.enc, meta, prompts)) if args.task != "understand" and rank == 0 else None
+    return losses, measure(model, data), tok.decode(draw(model, data.enc, meta, prompts)) if args.task != "understand" and (rank == 0 or args.fsdp) else None
 
 
 if meta["kind"] == "toy":  # two prompts a tag and two of held-out pairs; or what was said of the first validation pictures
@@ -311,9 +318,10 @@ if args.resume:
     if "opts" not in saved:
         sys.exit(f"{out}: this run is finished; score it with: python sample.py {out} --score")
     first_step, history, minutes = saved["step"], saved["history"], saved["minutes"]
-    model.load_state_dict(saved["model"])
+    model.load_state_dict({k: like(saved["model"][k], p) for k, p in model.state_dict().items()})
     for o, state in zip(opts, saved["opts"]):
-        o.load_state_dict(state)
+        ps = [p for g in o.param_groups for p in g["params"]]
+        o.load_state_dict(state | {"state": {i: {k: like(v, ps[i]) for k, v in s.items()} for i, s in state["state"].items()}})
     kept = [r for r in csv.reader(open(out / "log.csv")) if r[0] == "step" or int(r[0]) < first_step]
 else:
     kept = [columns]
@@ -331,10 +339,10 @@ def record(**values):
 
 
 def save(name, **more):
-    if rank:
-        return
-    torch.save({"model": model.state_dict(), **more}, out / f"{name}.part")
-    os.replace(out / f"{name}.part", out / name)
+    all_of_it = whole({"model": dict(model.state_dict()), **more})
+    if rank == 0:
+        torch.save(all_of_it, out / f"{name}.part")
+        os.replace(out / f"{name}.part", out / name)
 
 
 def rows_of(step):
@@ -368,7 +376,7 @@ for step in range(first_step, args.steps + 1):
             q.requires_grad_(bool(re.search(stage["train"], n)))  # what does not train has no gradient, and no optimiser touches it
         model.config.route = stage.get("route", route) if route == "supervised" else route  # every layer reads it there
         some = bool(config.split or config.own_head or config.see != "tokens")  # whether a task may leave some weights out
-        net = DistributedDataParallel(model, find_unused_parameters=some) if world > 1 else model  # it averages the processes' gradients
+        net = model if world == 1 or args.fsdp else DistributedDataParallel(model, find_unused_parameters=some)  # it averages the processes' gradients
         if len(stages) > 1:
             trains = sum(q.numel() for q in model.parameters() if q.requires_grad)
             tqdm.write(f"step {step}: {trains / 1e6:.2f}M weights train, {' and '.join(f'{n} rows to {t}' for t, n in stage['rows'].items())} a step")
@@ -406,20 +414,23 @@ for step in range(first_step, args.steps + 1):
     coming = reader.submit(rows_of, min(step + 1, args.steps - 1))
     each, load, align = {}, {}, bool(args.aia) and phase == 1 and not stage["train"]  # AIA waits until nothing is frozen
     for i, (task, b, n_aligned) in enumerate(batches):  # one after the other, as tasks differ in length; the gradients add up
-        with nullcontext() if world == 1 or i == len(batches) - 1 else net.no_sync():  # processes wait for each other once a step
-            with torch.autocast(kind, torch.bfloat16, enabled=dtype == "bfloat16"):
-                logits, mass = net(b["idx"], b["key"] if align else None, b["at"], task, b.get("pixels"))
-            loss = row_losses(logits, b).mean() / args.accumulate
-            terms = {f"loss_{task}": loss}
-            if align:
-                valid = b["key"].any(1) & b["query"].any(1)
-                terms[f"aia_{task}"] = aia_loss(interaction(mass, b["query"]), valid, *targets[task], n_aligned / world)
-                loss = loss + args.aia * terms[f"aia_{task}"]
-            if config.routed():
-                # the weight of Fedus et al. 2021; the task router's own loss touches nothing else, so its weight does not matter
-                loss, load[task] = loss + .01 * model.router_loss() / args.accumulate, torch.stack([b.ffn.load for b in model.blocks]).mean(0)
-            if loss.requires_grad:  # a stage may train nothing that this task uses
-                (loss * stage["rows"][task] / args.batch_size).backward()
+        if args.fsdp:
+            model.set_requires_gradient_sync(i == len(batches) - 1)  # processes wait for each other once a step
+        elif world > 1:
+            net.require_backward_grad_sync = i == len(batches) - 1
+        with torch.autocast(kind, torch.bfloat16, enabled=dtype == "bfloat16"):
+            logits, mass = net(b["idx"], b["key"] if align else None, b["at"], task, b.get("pixels"))
+        loss = row_losses(logits, b).mean() / args.accumulate
+        terms = {f"loss_{task}": loss}
+        if align:
+            valid = b["key"].any(1) & b["query"].any(1)
+            terms[f"aia_{task}"] = aia_loss(interaction(mass, b["query"]), valid, *targets[task], n_aligned / world)
+            loss = loss + args.aia * terms[f"aia_{task}"]
+        if config.routed():
+            # the weight of Fedus et al. 2021; the task router's own loss touches nothing else, so its weight does not matter
+            loss, load[task] = loss + .01 * model.router_loss() / args.accumulate, torch.stack([b.ffn.load for b in model.blocks]).mean(0)
+        if loss.requires_grad:  # a stage may train nothing that this task uses
+            (loss * stage["rows"][task] / args.batch_size).backward()
         for k, v in terms.items():
             each[k] = each.get(k, 0) + v.detach()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.)
@@ -448,6 +459,8 @@ if rank:
 # ---------------------------------------------------------------------------------------------------------------------
 # what came of it
 
+if args.fsdp:
+    model = load_model(out, device)[0]
 model.eval()
 with torch.compiler.set_stance("force_eager"):
     scores = (score(model, data, tok, args.task, args.exam, folder=out) if args.exam else {}) | {"loss": {t: {"run": val[t]} for t in tasks}}
