@@ -478,8 +478,10 @@ def find_device(name=None):
 
 
 def best_dtype(kind):
-    """What the matrix products of training are in by default on a cuda, cpu or mps device."""
-    return "bfloat16" if kind == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+    """What the matrix products of training are in by default on a cuda, cpu or mps: bfloat16 where there are instructions for it, else float32."""
+    can = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch cannot tell
+    fast = torch.cuda.is_bf16_supported() if kind == "cuda" else kind == "cpu" and any(can.get(k) for k in ("avx512_bf16", "amx_bf16"))
+    return "bfloat16" if fast else "float32"
 
 
 def latest_run():
@@ -562,7 +564,7 @@ def cost(c):
 def by_turns(works, rounds, device):
     """Runs {name: function} by turns, twice to warm up, then `rounds` times: {name: [seconds]}, of which ratios within a round do not drift with the machine."""
     took = {name: [] for name in works}
-    for i in tqdm(range(rounds + 2), desc="timing", unit="round"):
+    for i in tqdm(range(rounds + 2), desc="timing", unit="round", leave=False):
         for name, work in works.items():
             start = time.perf_counter()
             work()
@@ -576,9 +578,10 @@ if __name__ == "__main__":
     p = argparse.ArgumentParser(description="The presets and what each costs: parameters, FLOPs, step time here, cache.", formatter_class=Help)
     p.add_argument("--size", choices=SIZES, default="nano", help="shape of the network")
     p.add_argument("--match", choices=MATCH, help="scale each width so that FLOPs a token, active or all parameters come nearest to emu3's")
+    p.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the matrix products (default: as train.py's)")
     args, B, rounds = p.parse_args(), 16, 9
     device, base = find_device(), Config(*SIZES[args.size], patch=CANVAS[args.size] // 8)
-    configs, dtype = {a: turn(base, a, args.match) for a in PRESETS}, best_dtype(device)
+    configs, dtype = {a: turn(base, a, args.match) for a in PRESETS}, args.dtype or best_dtype(device)
 
     def step(net, opts, batches):
         for b in batches:  # both tasks, forward and backward (of something as dear as the loss), and the optimisers

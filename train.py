@@ -11,7 +11,9 @@ train.py: one loop, from arguments to checkpoint. The last file to read.
 import argparse, csv, json, os, re, shutil, signal, subprocess, sys, time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import torch
@@ -24,7 +26,7 @@ from tqdm import tqdm
 
 from aia import aia_loss, distance, draw_curves, interaction, measure, reference
 from data import KEY, TASKS, Help, load_dataset, load_tokenizer, save_json, save_tokenizer, to_batch
-from model import MATCH, PRESETS, SIZES, Config, Transformer, best_dtype, cost, example, find_device, fused, latest_run, like, load_model, turn, whole
+from model import MATCH, PRESETS, SIZES, Config, Transformer, best_dtype, by_turns, cost, example, find_device, fused, latest_run, like, load_model, turn, whole
 from sample import draw, geneval_prompts, score, sheet, table
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -61,7 +63,7 @@ p.add_argument("--fsdp", action="store_true", help="with torchrun: weights, grad
 p.add_argument("--lr", type=float, default=.05, help="peak learning rate of Muon; AdamW's is 0.4 of it")
 p.add_argument("--seed", type=int, default=0, help="of weights and of the order of the data")
 p.add_argument("--device", help="cpu | cuda | mps (default: what is there)")
-p.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the matrix products (default: bfloat16 on a GPU that has it)")
+p.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the matrix products (default: bfloat16 where there are instructions for it, else float32)")
 p.add_argument("--eval_every", type=int, help="steps between evaluations, which also save (default: a tenth of the steps)")
 p.add_argument("--exam", type=int, default=100, help="size of the toy world's final exam, in prompts a tag: 100 is the benchmarks' own size, 0 is none")
 p.add_argument("--bench", action="store_true", help="train nothing: measure what AIA costs, and the speed beside a plain decoder's; writes results/bench.json")
@@ -116,7 +118,7 @@ turned = [("+".join(v) or "none") if k == "split" else str(v) for k in ("split",
 turned += [k if v else f"no-{k}" for k in ("shared", "own_head") if (v := getattr(args, k)) is not None]
 name = ["aia"] * bool(args.aia) + [args.task] * (args.task != "both") + [args.arch] * (args.arch != "emu3") + turned + [f"match-{args.match}"] * bool(args.match)
 args.out = args.out or f"out/{'-'.join(name or ['both'])}-{args.size}"
-args.steps = args.steps or {"nano": 2400, "small": 4000, "base": 10000}[args.size]
+args.steps = args.steps or {"nano": 3600, "small": 4000, "base": 10000}[args.size]
 args.eval_every = args.eval_every or max(1, args.steps // 10)
 if args.aia_start is None:
     args.aia_start = 0. if args.init_from else .6
@@ -128,6 +130,10 @@ if (out / "ckpt.pt").exists() and not (args.resume or args.bench) or out.exists(
 dtype = args.dtype or best_dtype(kind)
 if kind == "cuda":
     torch.set_float32_matmul_precision("high")  # the products that stay in float32, such as the logits, are in TF32
+# dense peaks in bfloat16, from the makers' data sheets; a device that is not here has no share of it
+PEAK = {"B200": 2250e12, "H200": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "RTX 4090": 165e12}
+peak = next((v for k, v in PEAK.items() if kind == "cuda" and dtype == "bfloat16" and k in torch.cuda.get_device_name()), None)
+compiled = kind == "cuda" if args.compile is None else args.compile
 if args.fsdp and world == 1:
     sys.exit("--fsdp: shards are for several processes; start them with: torchrun --nproc_per_node=N train.py --fsdp ...")
 print(f"{device}{' (' + torch.cuda.get_device_name(device) + ')' if kind == 'cuda' else ''}, {dtype}, torch {torch.__version__}, size {args.size}, run in {out}" + f", {world} processes" * (world > 1))
@@ -157,45 +163,51 @@ class Plain(torch.nn.Module):
 
 def bench(rounds=7):
     """Steps of 4,096 random tokens in rows of T, four ways by turns: plain, without AIA, with it, with it from explicit attention maps; medians of ratios."""
+    def forward(way, idx, key):
+        with torch.autocast(kind, torch.bfloat16, enabled=dtype == "bfloat16"):
+            logits, mass = nets[way](idx, key if way in ("AIA", "explicit") else None, explicit=way == "explicit")
+            loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), idx[:, 1:].flatten())
+            return loss if mass is None else loss + .1 * aia_loss(interaction(mass, ~key), key.any(1), *aim)
+
+    def step(way, idx, key):
+        forward(way, idx, key).backward()
+        torch.nn.utils.clip_grad_norm_(nets[way].parameters(), 1.)
+        for o in opts[way]:
+            o.step()
+            o.zero_grad()
+
     lines = []
-    print(f"\n{'T':>5}{'rows':>6}{'tokens/s':>10}{'AIA / none':>12}{'explicit / none':>17}{'plain / AIA':>13}{'memory, AIA / none':>20}{'explicit / none':>17}")
+    print(f"\n{'T':>5}{'rows':>6}{'tokens/s':>10}{'MFU':>7}{'AIA / none':>12}{'explicit / none':>17}{'plain / AIA':>13}{'memory, AIA / none':>20}{'explicit / none':>17}")
     for T in (64, 256, 1024, 4096):
         c, B, kept = Config(*SIZES[args.size], T, n_image=36), max(1, 4096 // T), {}
         idx = example(c, "generate", B, device)["idx"]
         key, aim = idx < c.first_image, [torch.full((c.n_layer, 1), x, device=device) for x in (.2, .05)]
-
-        def step(way):
-            sizes = kept[way] = {}  # of the tensors kept for the backward pass, by where they are
-            remember = lambda t: sizes.update({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()}) or t
-            with torch.autograd.graph.saved_tensors_hooks(remember, lambda t: t), torch.autocast(kind, torch.bfloat16, enabled=dtype == "bfloat16"):
-                logits, mass = nets[way](idx, key if way in ("AIA", "explicit") else None, explicit=way == "explicit")
-                loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), idx[:, 1:].flatten())
-                if mass is not None:
-                    loss = loss + .1 * aia_loss(interaction(mass, ~key), key.any(1), *aim)
-            loss.backward()
-            for o in opts[way]:
-                o.step()
-                o.zero_grad()
-            if kind == "cuda":
-                torch.cuda.synchronize()
-
         ways = ["plain", "none", "AIA"] + ["explicit"] * (T <= 1024)  # at 4,096 its maps alone would take gigabytes
         nets = {way: (Plain if way == "plain" else Transformer)(c).to(device) for way in ways}
-        opts, took = {way: Transformer.optimizers(net, .01) for way, net in nets.items()}, {way: [] for way in ways}
-        for i in range(rounds + 2):
-            for way in ways:
-                start = time.perf_counter()
-                step(way)
-                took[way] += [time.perf_counter() - start] * (i > 1)  # the first two warm up
-        ratio = lambda a, b: sorted(x / y for x, y in zip(took[a], took[b]))[rounds // 2] if a in took else None
-        memory = lambda a: sum(kept[a].values()) / sum(kept["none"].values()) if a in kept else None
-        line = {"T": T, "rows": B, "tokens/s": round(B * T / sorted(took["AIA"])[rounds // 2]), "time AIA/none": ratio("AIA", "none"), "time explicit/none": ratio("explicit", "none"),
-                "time plain/AIA": ratio("plain", "AIA"), "memory AIA/none": memory("AIA"), "memory explicit/none": memory("explicit")}
+        for way, net in nets.items():
+            sizes = {}  # of the tensors kept for the backward pass, by where they are
+            with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.update({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()}) or t, lambda t: t):
+                forward(way, idx, key)
+            kept[way] = sum(sizes.values())
+            if compiled:
+                for part in [net] if way == "plain" else net.blocks:
+                    part.compile(dynamic=False)
+        opts = {way: Transformer.optimizers(net, .01) for way, net in nets.items()}
+        took = by_turns({way: partial(step, way, idx, key) for way in ways}, rounds, device)
+        ratio = lambda a, b: median(x / y for x, y in zip(took[a], took[b])) if a in took else None
+        memory = lambda a: kept[a] / kept["none"] if a in kept else None
+        speed = B * T / median(took["AIA"])
+        line = {"T": T, "rows": B, "tokens/s": round(speed), "MFU": speed * cost(c)["flops"] / peak if peak else None, "time AIA/none": ratio("AIA", "none"),
+                "time explicit/none": ratio("explicit", "none"), "time plain/AIA": ratio("plain", "AIA"), "memory AIA/none": memory("AIA"), "memory explicit/none": memory("explicit")}
         lines.append(line)
-        print("".join(f"{'-' if v is None else f'{v:.2f}' if isinstance(v, float) else f'{v:,}':>{w}}" for v, w in zip(line.values(), (5, 6, 10, 12, 17, 13, 20, 17))), flush=True)
+        print("".join(f"{'n/a' if v is None else f'{v:.2f}' if isinstance(v, float) else f'{v:,}':>{w}}" for v, w in zip(line.values(), (5, 6, 10, 7, 12, 17, 13, 20, 17))), flush=True)
+    with torch.profiler.profile(acc_events=True) as seen:
+        forward("AIA", idx, key)
+    kernel = ", ".join(sorted(e.key for e in seen.key_averages() if re.match("aten::_scaled_dot_product_.*(flash|efficient|cudnn|math)", e.key)))
     Path("results").mkdir(exist_ok=True)
-    save_json("results/bench.json", {"device": device, "dtype": dtype, "threads": torch.get_num_threads(), "torch": torch.__version__, "size": args.size, "lengths": lines})
-    print("memory: of what the forward pass keeps for the backward pass; results/bench.json has the numbers")
+    save_json("results/bench.json", {"device": torch.cuda.get_device_name() if kind == "cuda" else device, "dtype": dtype, "compiled": compiled, "threads": torch.get_num_threads(),
+                                     "torch": torch.__version__, "size": args.size, "kernel": kernel, "lengths": lines})
+    print(f"memory: of what the forward pass keeps for the backward pass; attention with AIA by {kernel}; results/bench.json has the numbers")
 
 
 if args.bench:
@@ -267,7 +279,7 @@ if ref:
 price = cost(config)
 print(f"{args.arch}: {price['total'] / 1e6:.2f}M parameters, {price['active'] / 1e6:.2f}M active, {price['flops'] / 1e6:.1f} MFLOP a token of training")
 model.checkpoint = args.checkpoint
-if args.compile or args.compile is None and kind == "cuda" and not config.routed():  # a router's slices differ in size with each batch
+if compiled and not (args.compile is None and config.routed()):  # a router's slices differ in size with each batch
     for block in model.blocks:
         block.compile(dynamic=False)  # all layers are one graph a task; what is around them is little, and differs in shape from batch to batch
 if args.fsdp:  # a layer's weights are whole only while it computes
@@ -445,7 +457,8 @@ for step in range(first_step, args.steps + 1):
         each = dict(zip(each, (mean / world).tolist()))
         record(step=step, phase=phase, lr=lr * args.lr, **each, **{f"load_{t}": " ".join(f"{x:.2f}" for x in v.tolist()) for t, v in load.items()})
         speed = (step + 1 - first_step) * rows_tokens / (time.time() - clock)
-        bar.set_postfix({k: f"{v:.3f}" for k, v in each.items()} | {"tok/s": f"{speed:,.0f}", "waits": f"{waited / (time.time() - clock):.1%}"})
+        bar.set_postfix({k: f"{v:.3f}" for k, v in each.items()} | {"tok/s": f"{speed:,.0f}", "MFU": f"{speed * price['flops'] / peak / world:.1%}" if peak else "n/a",
+                                                                    "waits": f"{waited / (time.time() - clock):.1%}"})
 bar.close()
 log_file.close()
 signal.signal(signal.SIGINT, signal.default_int_handler)
