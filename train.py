@@ -132,7 +132,7 @@ if kind == "cuda":
     torch.set_float32_matmul_precision("high")  # the products that stay in float32, such as the logits, are in TF32
 # dense peaks in bfloat16, from the makers' data sheets; a device that is not here has no share of it
 PEAK = {"B200": 2250e12, "H200": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "RTX 4090": 165e12}
-peak = next((v for k, v in PEAK.items() if kind == "cuda" and dtype == "bfloat16" and k in torch.cuda.get_device_name()), None)
+peak_flops = next((v for k, v in PEAK.items() if kind == "cuda" and dtype == "bfloat16" and k in torch.cuda.get_device_name()), None)
 compiled = kind == "cuda" if args.compile is None else args.compile
 if args.fsdp and world == 1:
     sys.exit("--fsdp: shards are for several processes; start them with: torchrun --nproc_per_node=N train.py --fsdp ...")
@@ -197,7 +197,7 @@ def bench(rounds=7):
         ratio = lambda a, b: median(x / y for x, y in zip(took[a], took[b])) if a in took else None
         memory = lambda a: kept[a] / kept["none"] if a in kept else None
         speed = B * T / median(took["AIA"])
-        line = {"T": T, "rows": B, "tokens/s": round(speed), "MFU": speed * cost(c)["flops"] / peak if peak else None, "time AIA/none": ratio("AIA", "none"),
+        line = {"T": T, "rows": B, "tokens/s": round(speed), "MFU": speed * cost(c)["flops"] / peak_flops if peak_flops else None, "time AIA/none": ratio("AIA", "none"),
                 "time explicit/none": ratio("explicit", "none"), "time plain/AIA": ratio("plain", "AIA"), "memory AIA/none": memory("AIA"), "memory explicit/none": memory("explicit")}
         lines.append(line)
         print("".join(f"{'n/a' if v is None else f'{v:.2f}' if isinstance(v, float) else f'{v:,}':>{w}}" for v, w in zip(line.values(), (5, 6, 10, 7, 12, 17, 13, 20, 17))), flush=True)
@@ -457,7 +457,7 @@ for step in range(first_step, args.steps + 1):
         each = dict(zip(each, (mean / world).tolist()))
         record(step=step, phase=phase, lr=lr * args.lr, **each, **{f"load_{t}": " ".join(f"{x:.2f}" for x in v.tolist()) for t, v in load.items()})
         speed = (step + 1 - first_step) * rows_tokens / (time.time() - clock)
-        bar.set_postfix({k: f"{v:.3f}" for k, v in each.items()} | {"tok/s": f"{speed:,.0f}", "MFU": f"{speed * price['flops'] / peak / world:.1%}" if peak else "n/a",
+        bar.set_postfix({k: f"{v:.3f}" for k, v in each.items()} | {"tok/s": f"{speed:,.0f}", "MFU": f"{speed * price['flops'] / peak_flops / world:.1%}" if peak_flops else "n/a",
                                                                     "waits": f"{waited / (time.time() - clock):.1%}"})
 bar.close()
 log_file.close()
