@@ -74,6 +74,8 @@ rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1
 if rank:
     sys.stdout = open(os.devnull, "w")  # the first one speaks, and writes, for all
 if args.resume:
+    if more := [x for x in sys.argv[1:] if x.startswith("--") and x.split("=")[0] not in ("--resume", "--out", "--device")]:
+        sys.exit(f"--resume: goes on with the flags that the run was begun with; leave out {' '.join(more)}")
     args.out = args.out or latest_run()
     _, saved_config = load_model(args.out)
     vars(args).update({k: v for k, v in saved_config["train"].items() if k not in ("out", "device", "resume")})
