@@ -561,18 +561,20 @@ def new_dataset(out, meta, tokens, tok, sizes):
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    for split, tasks in sizes.items():
-        for task, (n, longest) in tasks.items():
-            kinds = {"ids": (np.uint16, longest), "roles": (np.uint8, longest), "pixels": (np.uint8, *(meta["canvas"],) * 2, 3)}
-            for kind, (dtype, *shape) in list(kinds.items())[:2 + (task == "understand")] if n else ():
-                np.lib.format.open_memmap(part / f"{split}_{task}_{kind}.npy", "w+", dtype, (n, *shape))
+    files, S = {}, meta["canvas"]
+    for split, task, (n, longest) in ((s, t, size) for s, tasks in sizes.items() for t, size in tasks.items() if size[0]):
+        shapes = {"ids": (n, longest), "roles": (n, longest)} | ({"pixels": (n, S, S, 3)} if task == "understand" else {})
+        for kind, shape in shapes.items():
+            file = part / f"{split}_{task}_{kind}.npy"
+            np.lib.format.open_memmap(file, "w+", np.uint16 if kind == "ids" else np.uint8, shape)
+            files[file] = shape
     yield part
     first_image = len(tokens) + len(SPECIAL)
     save_tokenizer(part / "tokenizer.pt", tok)
     save_json(part / "meta.json", meta | {
         "version": VERSION, "block_size": max(longest for tasks in sizes.values() for _, longest in tasks.values()), "first_image": first_image,
         "vocab_size": -(-(first_image + tok.n_codes + 2) // 64) * 64, "n_codes": tok.n_codes, "merges": [t.decode("latin-1") for t in tokens[256:]],
-        "files": {f.name: {"sha256": checksum(f)} for f in sorted(part.glob("*.npy"))}})
+        "files": {f.name: {"shape": shape, "sha256": checksum(f)} for f, shape in files.items()}})
     shutil.rmtree(out, ignore_errors=True)
     os.replace(part, out)
 
@@ -614,7 +616,7 @@ def load_dataset(folder):
             sys.exit(f"{file}: {'differs from its checksum' if file.exists() else 'is missing'}; remove {folder} and make the data set again")
         split, task, kind = file.stem.split("_")
         rows.setdefault(split, {}).setdefault(task, {})[kind] = np.load(file, mmap_mode="r")
-    rows = {s: {t: tuple(a[k] for k in ("ids", "roles", "pixels") if k in a) for t, a in tasks.items() if len(a["ids"])} for s, tasks in rows.items()}
+    rows = {s: {t: tuple(a[k] for k in ("ids", "roles", "pixels") if k in a) for t, a in tasks.items()} for s, tasks in rows.items()}
     return SimpleNamespace(meta=meta, enc=encoding_of(meta), rows=rows, folder=folder)
 
 
