@@ -120,7 +120,7 @@ turned = [("+".join(v) or "none") if k == "split" else str(v) for k in ("split",
 turned += [k if v else f"no-{k}" for k in ("shared", "own_head") if (v := getattr(args, k)) is not None]
 name = ["aia"] * bool(args.aia) + [args.task] * (args.task != "both") + [args.arch] * (args.arch != "emu3") + turned + [f"match-{args.match}"] * bool(args.match)
 args.out = args.out or f"out/{'-'.join(name or ['both'])}-{args.size}"
-args.steps = args.steps or {"nano": 3600, "small": 4000, "base": 10000}[args.size]
+args.steps = args.steps or {"nano": 4800, "small": 4000, "base": 10000}[args.size]
 args.eval_every = args.eval_every or max(1, args.steps // 10)
 if args.aia_start is None:
     args.aia_start = 0. if args.init_from else .6
