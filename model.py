@@ -222,7 +222,7 @@ class Attention(nn.Module):
         qkv = self.qkv(x, sizes)  # (N, 3 C)
         qkv = qkv if back is None else qkv.index_select(0, back)  # attention is joint: tokens return to their places
         qkv = qkv.view(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4)  # (3, B, H, T, D)
-        qk, v = qkv.split((2, 1))  # as everywhere here: the gradient of a split is one copy, that of a slice is as large as the whole, mostly zeros
+        qk, v = qkv.split((2, 1))  # split, not sliced: a slice's gradient is as large as the whole, mostly zeros
         (q, k), v = rotate(F.rms_norm(qk, qk.shape[-1:]), *rope).unbind(), v.squeeze(0)
         D, mass = q.size(-1), None
         if cache is not None:
@@ -413,7 +413,7 @@ class Transformer(nn.Module):
         has the first half of the hidden units, as the second half), and what has no counterpart stays as it was made. Without new eyes or ends it computes
         at first what the dense one did.
         """
-        own = self.state_dict()
+        own = self.state_dict()  # the very weights, not copies
         for name, p in own.items():
             sources = name, re.sub(r"ffn\.(experts\.\d+|shared)\.", "ffn.0.", name), re.sub(r"\.\d+\.(\w+\.)?weight$", r".0.\1weight", name)
             if source := next((x for x in sources if x in dense), None):
@@ -421,7 +421,6 @@ class Transformer(nn.Module):
                 for dim in (d for d in range(w.dim()) if source != name and w.size(d) == 2 * p.size(d)):
                     w = w.chunk(2, dim)[half]
                 p.copy_(w)
-        self.load_state_dict(own)
 
     def optimizers(self, lr):
         """Muon for the matrices between the ends, AdamW for embeddings, heads, routers and gains, at 0.4 of its learning rate."""

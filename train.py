@@ -133,7 +133,7 @@ dtype = args.dtype or best_dtype(kind)
 if kind == "cuda":
     torch.set_float32_matmul_precision("high")  # the products that stay in float32, such as the logits, are in TF32
 # dense peaks in bfloat16, from the makers' data sheets; a device that is not here has no share of it
-PEAK = {"B200": 2250e12, "H200": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "RTX 4090": 165e12}
+PEAK = {"H200": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12}
 peak_flops = next((v for k, v in PEAK.items() if kind == "cuda" and dtype == "bfloat16" and k in torch.cuda.get_device_name()), None)
 compiled = kind == "cuda" if args.compile is None else args.compile
 if args.fsdp and world == 1:
