@@ -12,8 +12,9 @@ data.py: pictures, words, and the tokens that both become. Read this file first;
     python data.py --json pairs.json --images pictures/ --out data/mine     # your own pictures
     python data.py --train_tokenizer                                        # the image tokenizer in assets/, anew
 """
-import argparse, ctypes, functools, hashlib, json, os, re, shutil, sys, warnings
+import argparse, ctypes, functools, hashlib, json, os, re, shutil, signal, sys, warnings
 from collections import Counter, namedtuple
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext
 from multiprocessing import get_context
 from pathlib import Path
@@ -568,7 +569,11 @@ def new_dataset(out, meta, tokens, tok, sizes):
             file = part / f"{split}_{task}_{kind}.npy"
             np.lib.format.open_memmap(file, "w+", np.uint16 if kind == "ids" else np.uint8, shape)
             files[file] = shape
-    yield part
+    try:
+        yield part
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
     first_image = len(tokens) + len(SPECIAL)
     save_tokenizer(part / "tokenizer.pt", tok)
     save_json(part / "meta.json", meta | {
@@ -609,18 +614,19 @@ def load_dataset(folder):
         sys.exit(f"{folder}/meta.json: not JSON ({e}); remove the folder and make the data set again")
     if meta.get("version") != VERSION:
         sys.exit(f"{folder}: a data set of version {meta.get('version')}, this code reads {VERSION}; remove the folder and make it again")
-    rows = {}
+    rows = {"train": {}, "val": {}}
     for name, about in meta["files"].items():
         file = folder / name
         if not file.exists() or checksum(file) != about["sha256"]:
             sys.exit(f"{file}: {'differs from its checksum' if file.exists() else 'is missing'}; remove {folder} and make the data set again")
         split, task, kind = file.stem.split("_")
         rows.setdefault(split, {}).setdefault(task, {})[kind] = np.load(file, mmap_mode="r")
-    rows = {s: {t: tuple(a[k] for k in ("ids", "roles", "pixels") if k in a) for t, a in tasks.items()} for s, tasks in rows.items()}
+    rows = {s: {t: tuple(a[k] for k in ("ids", "roles", "pixels") if k in a) for t, a in tasks.items() if len(a["ids"])} for s, tasks in rows.items()}
     return SimpleNamespace(meta=meta, enc=encoding_of(meta), rows=rows, folder=folder)
 
 
-CHUNK, PIECE = 40_000, 1000  # scenes made up at a time, and drawn and put into tokens at a time by one process: what memory there must be for
+CHUNK = 40_000  # scenes that are made up at a time: there must be memory for twice as many
+PIECE = 1000  # of them, a process draws and puts into tokens at a time
 
 
 def toy_rows(piece, part, tok, enc, canvas, longest):
@@ -630,12 +636,18 @@ def toy_rows(piece, part, tok, enc, canvas, longest):
     drawn, seen = [], []
     for codes, (_, prompt, turns) in zip(tok.encode(pixels).numpy(), work):
         drawn.append(make_row(enc, enc.n_vocab, codes, prompt))
-        while len((row := make_row(enc, enc.n_vocab, codes, turns=turns))[0]) > longest:
+        while len((row := make_row(enc, enc.n_vocab, codes, turns=turns))[0]) > longest:  # describing alone always fits
             turns = turns[:-2] + turns[-1:]
         seen.append(row)
     write_rows(part, split, "generate", at, drawn, pad)
     write_rows(part, split, "understand", at, seen, pad, pixels)
     return len(work)
+
+
+def become_worker():
+    """One thread a process; Ctrl-C is for the process that started it."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def build_toy(out, size="nano", n=40_000, seed=0):
@@ -663,17 +675,19 @@ def build_toy(out, size="nano", n=40_000, seed=0):
     chunk = next(todo := chunks())
     tokens = learn_merges(chunk[1][:5000] + [x for t in chunk[2][:5000] for q in t for x in q], 512)
     enc, n_image = text_tokenizer(tokens), (canvas // tok.patch) ** 2
-    longest = n_image + 60  # all that is said about a picture fits: up to six turns
-    widths = {"generate": 2 + n_image + max(len(enc.encode_ordinary(p)) for p in chunk[1]), "understand": longest}
+    # nothing to draw is longer than four objects with the longest words; all that is asked about a picture fits as a rule: up to six turns
+    words = 4 * max(len(enc.encode_ordinary(f", {z} {c} {s}")) for z in SIZES for c in COLORS for s in SHAPES) - 1
+    longest = max(n_image + 60, n_image + len(enc.encode_ordinary("describe the picture.")) + words + 5)
+    widths = {"generate": 2 + n_image + words, "understand": longest}
     sizes = {split: {task: (m, widths[task]) for task in TASKS} for split, m in counts.items()}
     meta = {"kind": "toy", "seed": seed, "canvas": canvas, "n_image": n_image}
     workers = min(torch.get_num_threads(), 8) if n > 10 * PIECE else 0
     with (new_dataset(out, meta, tokens, tok, sizes) as part, tqdm(total=sum(counts.values()), desc="toy world", unit=" scenes") as bar,
-          get_context("spawn").Pool(workers, torch.set_num_threads, (1,)) if workers else nullcontext() as pool):
+          ProcessPoolExecutor(workers, get_context("spawn"), become_worker) if workers else nullcontext() as pool):
         make = functools.partial(toy_rows, part=part, tok=tok, enc=enc, canvas=canvas, longest=longest)
         drawing = ()
         while chunk:
-            coming = (pool.imap_unordered if pool else map)(make, chunk[0])
+            coming = (pool.map if pool else map)(make, chunk[0])
             for k in drawing:
                 bar.update(k)
             drawing, chunk = coming, next(todo, None)

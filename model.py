@@ -18,6 +18,7 @@ from functools import partial
 from math import prod
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 
 import torch
 import torch.nn as nn
@@ -350,12 +351,12 @@ class Transformer(nn.Module):
         code = image & (idx < c.first_image + prod(c.levels))  # those that stand somewhere in the picture
         nth = code.cumsum(1)
         if cache is not None:
-            start = cache["start"]
-            nth = nth + cache["n_image"]
-            cache["start"], cache["n_image"] = start + T, nth[:, -1:]
+            start = cache.start
+            nth = nth + cache.n_image
+            cache.start, cache.n_image = start + T, nth[:, -1:]
             k = torch.arange(start + T, device=idx.device)
             q = k[start:, None]
-            mask = (k == q) | (k <= q) & (k >= cache["pad"][:, None, None, None])  # (B, 1, T, start + T); padding sees itself, or it would be nan
+            mask = (k == q) | (k <= q) & (k >= cache.pad[:, None, None, None])  # (B, 1, T, start + T); padding sees itself, or it would be nan
         # each picture has n_image tokens, so counting them modulo n_image is the position in the picture
         place = (nth - 1) % c.n_image
         x = F.embedding(idx, self.embed[end]())  # (B, T, C)
@@ -381,7 +382,7 @@ class Transformer(nn.Module):
         rope = self.cos[start:start + T].to(x.dtype), self.sin[start:start + T].to(x.dtype)
         masses = []
         for i, block in enumerate(self.blocks):
-            args = x, layout, drawn, rope, key, explicit, cache and (cache["k"][i], cache["v"][i], start), mask
+            args = x, layout, drawn, rope, key, explicit, cache and (cache.k[i], cache.v[i], start), mask
             x, mass = checkpoint(block, *args, use_reentrant=False) if self.checkpoint and torch.is_grad_enabled() else block(*args)
             masses.append(mass)
         x = (x if back is None else x.index_select(0, back)).view(B, T, -1)
@@ -400,7 +401,7 @@ class Transformer(nn.Module):
         c, like = self.config, self.embed[0].own.weight
         shape = c.n_layer, len(pad), c.n_head, length, c.n_embd // c.n_head
         new = lambda: torch.zeros(shape, device=like.device, dtype=like.dtype)
-        return {"k": new(), "v": new(), "start": 0, "n_image": torch.zeros_like(pad)[:, None], "pad": pad}
+        return SimpleNamespace(k=new(), v=new(), start=0, n_image=torch.zeros_like(pad)[:, None], pad=pad)
 
     def router_loss(self):
         """The routers' loss in the last forward, mean over layers; 0 without routers."""
@@ -429,11 +430,11 @@ class Transformer(nn.Module):
         return [Muon(matrices.values(), lr, weight_decay=.01), torch.optim.AdamW(rest, lr=lr * .4, betas=(.9, .95), weight_decay=0., fused=True)]
 
 
-def whole(x):
-    """What --fsdp keeps in shards, a part a process, as whole tensors (also in dicts and lists; all processes must ask); others as they are."""
+def whole(x, device=None):
+    """What --fsdp keeps in shards, a part a process, as whole tensors on a device (also in dicts and lists; all processes must ask); others as they are."""
     if isinstance(x, (dict, list)):
-        return {k: whole(v) for k, v in x.items()} if isinstance(x, dict) else [whole(v) for v in x]
-    return x.full_tensor() if isinstance(x, DTensor) else x
+        return {k: whole(v, device) for k, v in x.items()} if isinstance(x, dict) else [whole(v, device) for v in x]
+    return x.full_tensor().to(device) if isinstance(x, DTensor) else x
 
 
 def like(x, p):
@@ -456,7 +457,7 @@ class Muon(torch.optim.Muon):
             for (rows, cols), ps in alike.items():
                 grads, past = [p.grad for p in ps], [self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in ps]
                 torch._foreach_lerp_(past, grads, 1 - g["momentum"])
-                x = torch.stack([whole(u) for u in torch._foreach_lerp(grads, past, g["momentum"])]).bfloat16()  # (N, rows, cols), Nesterov's
+                x = torch.stack([whole(u.bfloat16()) for u in torch._foreach_lerp(grads, past, g["momentum"])])  # (N, rows, cols), Nesterov's
                 x = x.mT if rows > cols else x  # tall ones lie down meanwhile
                 x = x / torch.stack(torch._foreach_norm(x.unbind())).clamp(min=1e-7)[:, None, None]
                 for _ in range(5):
@@ -567,8 +568,8 @@ def by_turns(works, rounds, device):
         for name, work in works.items():
             start = time.perf_counter()
             work()
-            if "cuda" in device:
-                torch.cuda.synchronize()
+            if device != "cpu":
+                torch.accelerator.synchronize()
             took[name] += [time.perf_counter() - start] * (i > 1)
     return took
 

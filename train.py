@@ -73,12 +73,13 @@ args.branch = False
 rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # torchrun starts one process a GPU, and tells each who it is
 if rank:
     sys.stdout = open(os.devnull, "w")  # the first one speaks, and writes, for all
+anew = "accumulate", "checkpoint", "compile", "no-compile", "fsdp"  # how a step is taken, not which: a resumed run may choose again
 if args.resume:
-    if more := [x for x in sys.argv[1:] if x.startswith("--") and x.split("=")[0] not in ("--resume", "--out", "--device")]:
+    if more := [x for x in sys.argv[1:] if x.startswith("--") and x.split("=")[0] not in ("--resume", "--out", "--device", *(f"--{k}" for k in anew))]:
         sys.exit(f"--resume: goes on with the flags that the run was begun with; leave out {' '.join(more)}")
     args.out = args.out or latest_run()
     _, saved_config = load_model(args.out)
-    vars(args).update({k: v for k, v in saved_config["train"].items() if k not in ("out", "device", "resume")})
+    vars(args).update({k: v for k, v in saved_config["train"].items() if k not in ("out", "device", "resume", *anew)})
 for name, low in (("steps", 1), ("batch_size", 1), ("accumulate", 1), ("eval_every", 1), ("exam", 0), ("aia", 0), ("lr", 0), ("aia_start", 0), ("seed", 0)):
     if (value := getattr(args, name)) is not None and not low <= value <= (1 if name == "aia_start" else float("inf")):
         sys.exit(f"--{name} {value}: wanted is {'a share from 0 to 1' if name == 'aia_start' else f'at least {low}'}")
@@ -129,12 +130,12 @@ if args.aia and begin >= args.steps:
     sys.exit(f"--aia_start {args.aia_start}: leaves none of the {args.steps} steps to AIA; take less")
 if (out / "ckpt.pt").exists() and not (args.resume or args.bench) or out.exists() and not out.is_dir():
     sys.exit(f"--out {out}: holds {'a run' if out.is_dir() else 'something else'} already, which would be lost; name another folder, remove it, or go on with its run: --resume")
-dtype = args.dtype or best_dtype(kind)
+dtype = args.dtype = args.dtype or best_dtype(kind)
 if kind == "cuda":
     torch.set_float32_matmul_precision("high")  # the products that stay in float32, such as the logits, are in TF32
 # dense peaks in bfloat16, from the makers' data sheets; a device that is not here has no share of it
 PEAK = {"H200": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12}
-peak_flops = next((v for k, v in PEAK.items() if kind == "cuda" and dtype == "bfloat16" and k in torch.cuda.get_device_name()), None)
+peak_flops = next((v for k, v in PEAK.items() if kind == "cuda" and dtype == "bfloat16" and re.search(rf"\b{k}\b", torch.cuda.get_device_name(device))), None)
 compiled = kind == "cuda" if args.compile is None else args.compile
 if args.fsdp and world == 1:
     sys.exit("--fsdp: shards are for several processes; start them with: torchrun --nproc_per_node=N train.py --fsdp ...")
@@ -181,6 +182,7 @@ def bench(rounds=7):
     lines = []
     print(f"\n{'T':>5}{'rows':>6}{'tokens/s':>10}{'MFU':>7}{'AIA / none':>12}{'explicit / none':>17}{'plain / AIA':>13}{'memory, AIA / none':>20}{'explicit / none':>17}")
     for T in (64, 256, 1024, 4096):
+        torch.compiler.reset()  # the layers of all ways are one piece of code, of which the compiler keeps eight versions
         c, B, kept = Config(*SIZES[args.size], T, n_image=36), max(1, 4096 // T), {}
         idx = example(c, "generate", B, device)["idx"]
         key, aim = idx < c.first_image, [torch.full((c.n_layer, 1), x, device=device) for x in (.2, .05)]
@@ -207,7 +209,7 @@ def bench(rounds=7):
         forward("AIA", idx, key)
     kernel = ", ".join(sorted(e.key for e in seen.key_averages() if re.match("aten::_scaled_dot_product_.*(flash|efficient|cudnn|math)", e.key)))
     Path("results").mkdir(exist_ok=True)
-    save_json("results/bench.json", {"device": torch.cuda.get_device_name() if kind == "cuda" else device, "dtype": dtype, "compiled": compiled, "threads": torch.get_num_threads(),
+    save_json("results/bench.json", {"device": torch.cuda.get_device_name(device) if kind == "cuda" else device, "dtype": dtype, "compiled": compiled, "threads": torch.get_num_threads(),
                                      "torch": torch.__version__, "size": args.size, "kernel": kernel, "lengths": lines})
     print(f"memory: of what the forward pass keeps for the backward pass; attention with AIA by {kernel}; results/bench.json has the numbers")
 
@@ -285,8 +287,9 @@ if compiled and not (args.compile is None and config.routed()):  # a router's sl
     for block in model.blocks:
         block.compile(dynamic=False)  # all layers are one graph a task; what is around them is little, and differs in shape from batch to batch
 if args.fsdp:  # a layer's weights are whole only while it computes
+    mesh = init_device_mesh(kind, (world,))
     for part in (*model.blocks, model):
-        fully_shard(part, mesh=init_device_mesh(kind, (world,)))
+        fully_shard(part, mesh=mesh)
 opts = model.optimizers(args.lr)
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -353,7 +356,7 @@ def record(**values):
 
 
 def save(name, **more):
-    all_of_it = whole({"model": dict(model.state_dict()), **more})
+    all_of_it = whole({"model": dict(model.state_dict()), **more}, "cpu")
     if rank == 0:
         torch.save(all_of_it, out / f"{name}.part")
         os.replace(out / f"{name}.part", out / name)
