@@ -14,7 +14,6 @@ data.py: pictures, words, and the tokens that both become. Read this file first;
 """
 import argparse, ctypes, functools, hashlib, json, os, re, shutil, signal, sys, warnings
 from collections import Counter, namedtuple
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext
 from multiprocessing import get_context
 from pathlib import Path
@@ -683,11 +682,11 @@ def build_toy(out, size="nano", n=40_000, seed=0):
     meta = {"kind": "toy", "seed": seed, "canvas": canvas, "n_image": n_image}
     workers = min(torch.get_num_threads(), 8) if n > 10 * PIECE else 0
     with (new_dataset(out, meta, tokens, tok, sizes) as part, tqdm(total=sum(counts.values()), desc="toy world", unit=" scenes") as bar,
-          ProcessPoolExecutor(workers, get_context("spawn"), become_worker) if workers else nullcontext() as pool):
+          get_context("spawn").Pool(workers, become_worker) if workers else nullcontext() as pool):
         make = functools.partial(toy_rows, part=part, tok=tok, enc=enc, canvas=canvas, longest=longest)
         drawing = ()
         while chunk:
-            coming = (pool.map if pool else map)(make, chunk[0])
+            coming = (pool.imap_unordered if pool else map)(make, chunk[0])
             for k in drawing:
                 bar.update(k)
             drawing, chunk = coming, next(todo, None)
@@ -828,6 +827,7 @@ if __name__ == "__main__":
     args = p.parse_args()
     if args.n < 1 or args.tokenizer_steps < 1:
         sys.exit(f"--n {args.n} --tokenizer_steps {args.tokenizer_steps}: at least 1 is wanted")
+    signal.signal(signal.SIGINT, lambda *_: sys.exit("\nstopped before anything was written"))
     if args.train_tokenizer:
         train_toy_tokenizer(ASSETS / f"tokenizer-{CANVAS[args.size]}.pt", CANVAS[args.size], args.tokenizer_steps, args.seed)
     elif args.json:
