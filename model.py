@@ -127,7 +127,8 @@ class FFN(nn.Module):
         self.up, self.down = nn.Linear(c.n_embd, hidden, bias=False), nn.Linear(hidden, c.n_embd, bias=False)
 
     def forward(self, x):
-        return self.down(F.relu(self.up(x)).square())
+        x = F.relu(self.up(x))
+        return self.down(x * x)  # the derivative of a square() is more kernels
 
 
 class Experts(nn.Module):
@@ -170,10 +171,11 @@ class Experts(nn.Module):
             if torch.is_grad_enabled():
                 self.last[int(drawn)] = self.load
             self.aux = self.n * (self.last.mean(0) * p.mean(0)).sum()
-        order, back = sort_by(expert)
-        parts = x.index_select(0, order).split(count.tolist())  # the one place where the host waits for data: how many chose which
-        room = 64 if torch.is_grad_enabled() else 1  # in training sizes are rounded up to few different ones, as a kernel is prepared for each
-        y = torch.cat([own(F.pad(part, (0, 0, 0, -len(part) % room)))[:len(part)] for own, part in zip(self.experts, parts)]).index_select(0, back)
+        pad = -count % (64 if torch.is_grad_enabled() else 1)  # in training sizes are rounded up to few different ones, as a kernel is prepared for each
+        at = sort_by(expert)[1] + (pad.cumsum(0) - pad)[expert]  # each token's place in the rows of all experts
+        sizes = (count + pad).tolist()  # the one place where the host waits for data: how many chose which
+        rows = torch.zeros(sum(sizes), dtype=torch.long, device=x.device).scatter_(0, at, torch.arange(len(x), device=x.device))
+        y = self.experts(x.index_select(0, rows), sizes).index_select(0, at)
         y = y * (best / best.detach())[:, None].to(y.dtype)
         return self.mix[0] * y + self.mix[1] * self.shared(x) if self.c.shared else y
 
@@ -182,18 +184,40 @@ class Experts(nn.Module):
 # 3. the transformer
 
 
+def rms_norm(x):
+    """Zhang and Sennrich 2019, arXiv 1910.07467, eq. 4, without its gain. (F.rms_norm's derivative is many small kernels on a CPU: two to three times slower.)"""
+    return x * ((x * x).sum(-1, keepdim=True) / x.size(-1) + 1e-6).rsqrt()
+
+
+class RMSNorm(nn.RMSNorm):
+    def forward(self, x):
+        return rms_norm(x) * self.weight
+
+
 def rotate(x, cos, sin):
-    """Rotary positions (Su et al. 2021, arXiv 2104.09864, eq. 34): channel pairs turn by position times frequency. x: (B, H, T, D)"""
-    x1, x2 = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-x2, x1), dim=-1) * sin
+    """
+    Rotary positions (Su et al. 2021, arXiv 2104.09864, eq. 34): pairs of channels, D / 2 apart, turn by position times frequency. x: (B, H, T, D); of sin, the
+    first half is negative.
+    """
+    return x * cos + x.roll(x.size(-1) // 2, -1) * sin
 
 
-def fused(q, k, v, **how):
-    """F.scaled_dot_product_attention; on a CPU in float32 where the rest is in bfloat16, as its kernel's backward pass there is slower so (here 3 times)."""
-    if q.device.type != "cpu" or v.dtype != torch.bfloat16:
-        return F.scaled_dot_product_attention(q, k, v, **how)
-    with torch.autocast("cpu", enabled=False):
-        return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), **how)
+def softmax_matrix(q, k, mask=None):
+    """The weight of each key for each query, (B, H, T, S): causal, or as mask says."""
+    seen = mask if mask is not None else torch.ones(q.size(2), k.size(2), dtype=torch.bool, device=q.device).tril()
+    return (q * q.size(-1) ** -.5 @ k.mT + torch.zeros_like(seen, dtype=q.dtype).masked_fill(~seen, float("-inf"))).softmax(-1)
+
+
+def attend(q, k, v, mask=None):
+    """
+    softmax_matrix(q, k, mask) @ v. By the fused kernel, where the matrix never exists; but on a CPU in bfloat16, where that kernel is slow with short rows,
+    by the matrix up to 512 tokens (half the time there, and little memory). The kernel wants q, k and v equally wide: zero channels change no logit.
+    """
+    if q.device.type == "cpu" and v.dtype == torch.bfloat16 and k.size(2) <= 512:
+        return softmax_matrix(q, k, mask) @ v
+    scale, room = q.size(-1) ** -.5, v.size(-1) - q.size(-1)
+    q, k = (F.pad(q, (0, room)), F.pad(k, (0, room))) if room else (q, k)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale)
 
 
 class Attention(nn.Module):
@@ -202,8 +226,7 @@ class Attention(nn.Module):
 
     The weight that a query puts on a set S of keys is itself an attention output: give the values one more channel that is 1
     on S and 0 elsewhere, and that channel of softmax(QK')V is the sum over S of the weights. Exact, differentiable, and no T x T
-    matrix ever exists. Kernels want q, k and v equally wide, so q and k get zero channels, which change no logit; eight of them on a
-    GPU, whose kernels like multiples of eight.
+    matrix is needed. On a GPU it is eight channels, as kernels there like multiples of eight.
     """
     def __init__(self, c):
         super().__init__()
@@ -224,27 +247,23 @@ class Attention(nn.Module):
         qkv = qkv if back is None else qkv.index_select(0, back)  # attention is joint: tokens return to their places
         qkv = qkv.view(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4)  # (3, B, H, T, D)
         qk, v = qkv.split((2, 1))  # split, not sliced: a slice's gradient is as large as the whole, mostly zeros
-        (q, k), v = rotate(F.rms_norm(qk, qk.shape[-1:]), *rope).unbind(), v.squeeze(0)
-        D, mass = q.size(-1), None
+        (q, k), v, mass = rotate(rms_norm(qk.to(rope[0].dtype)), *rope).unbind(), v.squeeze(0), None
         if cache is not None:
             K, V, start = cache
             K[:, :, start:start + T], V[:, :, start:start + T] = k, v
             k, v = K[:, :, :start + T], V[:, :, :start + T]  # (B, H, start + T, D)
         if explicit:
-            seen = mask if mask is not None else torch.ones(T, T, dtype=torch.bool, device=x.device).tril()
-            weights = (q @ k.mT * D ** -.5).masked_fill(~seen, float("-inf")).softmax(-1)  # (B, H, T, T)
+            weights = softmax_matrix(q, k, mask)
             y = weights @ v
             if key is not None:
                 mass = (weights * key[:, None, None]).sum(-1).mean(1)  # (B, H, T, T) -> (B, T)
+        elif key is None:
+            y = attend(q, k, v, mask)
         else:
-            if key is not None:
-                indicator, room = key[:, None, :, None].to(v.dtype).expand(-1, self.n_head, -1, -1), 8 if x.is_cuda else 1
-                v = torch.cat((v, F.pad(indicator, (0, room - 1))), dim=-1)  # (B, H, T, D + room)
-                q, k = F.pad(q, (0, room)), F.pad(k, (0, room))
-            y = fused(q, k, v, attn_mask=mask, is_causal=mask is None, scale=D ** -.5)
-            if key is not None:
-                y, mass = y.split((D, room), dim=-1)
-                mass = mass[..., 0].float().mean(1)  # (B, T)
+            indicator, room = key[:, None, :, None].to(v.dtype).expand(-1, self.n_head, -1, -1), 8 if x.is_cuda else 1
+            v = torch.cat((v, F.pad(indicator, (0, room - 1))), dim=-1)  # (B, H, T, D + room)
+            y, mass = attend(q, k, v, mask).split((v.size(-1) - room, room), dim=-1)
+            mass = mass[..., 0].float().mean(1)  # (B, T)
         y = y.transpose(1, 2).reshape(B * T, C)
         return self.proj(y if order is None else y.index_select(0, order), sizes), mass
 
@@ -256,7 +275,7 @@ class Block(nn.Module):
         self.attn = Attention(c)
         self.routed = c.routed()
         self.ffn = Experts(c) if self.routed else Copies(FFN(c, 4 * c.n_embd) for _ in range(n("ffn")))
-        self.norm1, self.norm2 = (Copies(nn.RMSNorm(c.n_embd) for _ in range(n("norm"))) for _ in range(2))
+        self.norm1, self.norm2 = (Copies(RMSNorm(c.n_embd) for _ in range(n("norm"))) for _ in range(2))
 
     def forward(self, x, layout, drawn, *args):
         sizes = layout[2]
@@ -297,7 +316,7 @@ class Eyes(nn.Module):
             self.fine, self.join = nn.Linear(3 * (c.patch // 2) ** 2, C), nn.Linear(4 * C, C)
         else:
             self.patch, self.place = nn.Linear(3 * c.patch ** 2, C), nn.Embedding(c.n_image, C)
-            self.block, self.norm = Block(replace(c, split=())), nn.RMSNorm(C)
+            self.block, self.norm = Block(replace(c, split=())), RMSNorm(C)
             self.adapter = nn.Sequential(nn.Linear(C, C), nn.GELU(), nn.Linear(C, C))
 
     def forward(self, pixels):
@@ -308,7 +327,7 @@ class Eyes(nn.Module):
         if self.c.see == "patches":
             return self.join(cut(F.gelu(self.fine(cut(x, 2 * side))), side)).view(B, n, -1)
         x = self.patch(cut(x, side)).view(B, n, -1) + self.place.weight
-        still = torch.ones(1, device=x.device), torch.zeros(1, device=x.device)  # no rotation
+        still = x.new_ones(1), x.new_zeros(1)  # no rotation
         every = torch.ones(1, 1, n, n, dtype=torch.bool, device=x.device)
         x, _ = self.block(x.flatten(0, 1), (B, n, None, None, None), None, still, None, False, None, every)
         return self.adapter(self.norm(x)).view(B, n, -1)
@@ -323,7 +342,7 @@ class Transformer(nn.Module):
         self.embed = ends(lambda: Table(c))
         self.row, self.column = (ends(lambda: nn.Embedding(self.side, C)) for _ in range(2))  # where in the picture an image token stands
         self.blocks = nn.ModuleList([Block(c) for _ in range(c.n_layer)])
-        self.norm = ends(lambda: nn.RMSNorm(C))
+        self.norm = ends(lambda: RMSNorm(C))
         self.head = ends(lambda: Table(c))
         if c.see != "tokens":
             self.eyes = Eyes(c)
@@ -332,7 +351,7 @@ class Transformer(nn.Module):
         D = C // c.n_head
         turns = (torch.arange(c.block_size)[:, None] * 1000. ** (-torch.arange(0, D, 2) / D)).repeat(1, 2)  # (T, D) radians
         self.register_buffer("cos", turns.cos(), persistent=False)
-        self.register_buffer("sin", turns.sin(), persistent=False)
+        self.register_buffer("sin", torch.cat((-turns[:, :D // 2].sin(), turns[:, D // 2:].sin()), 1), persistent=False)
         for name, p in self.named_parameters():
             if p.dim() == 2:  # what writes into the residual stream starts silent, and the logits nearly so
                 std = 0. if re.search(r"\b(proj|down)\b", name) else .002 if name.startswith("head") else p.size(1) ** -.5

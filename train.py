@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from aia import aia_loss, distance, draw_curves, interaction, measure, reference
 from data import KEY, TASKS, Help, load_dataset, load_tokenizer, save_json, save_tokenizer, to_batch
-from model import MATCH, PRESETS, SIZES, Config, Transformer, best_dtype, by_turns, cost, example, find_device, fused, latest_run, like, load_model, turn, whole
+from model import MATCH, PRESETS, SIZES, Config, Transformer, attend, best_dtype, by_turns, cost, example, find_device, latest_run, like, load_model, turn, whole
 from sample import draw, geneval_prompts, score, sheet, table
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -46,6 +46,7 @@ p.add_argument("--stages", choices=("on", "off"), help="train in the preset's st
 p.add_argument("--aia", type=float, default=0., help="weight of the AIA loss; 0 is off, bit for bit")
 p.add_argument("--aia_start", type=float, help="share of the steps after which the second phase begins: a fresh learning-rate schedule, in which AIA acts; "
                "0 is from scratch (default: 0.6, or 0 with --init_from)")
+p.add_argument("--aia_every", type=int, default=1, help="AIA acts on every N-th step, N times as strongly: an N-th of its price, for long rows (results/bench.md)")
 p.add_argument("--init_from", help="folder of a run to start from: its weights at the end of its first phase; for another --arch, whose copies start from "
                "them, one without copies")
 p.add_argument("--reference", default="small", help="whose curves are the target: small | paper | a run's folder (or two: OUT1,OUT2)")
@@ -80,7 +81,7 @@ if args.resume:
     args.out = args.out or latest_run()
     _, saved_config = load_model(args.out)
     vars(args).update({k: v for k, v in saved_config["train"].items() if k not in ("out", "device", "resume", *anew)})
-for name, low in (("steps", 1), ("batch_size", 1), ("accumulate", 1), ("eval_every", 1), ("exam", 0), ("aia", 0), ("lr", 0), ("aia_start", 0), ("seed", 0)):
+for name, low in (("steps", 1), ("batch_size", 1), ("accumulate", 1), ("eval_every", 1), ("exam", 0), ("aia", 0), ("aia_every", 1), ("lr", 0), ("aia_start", 0), ("seed", 0)):
     if (value := getattr(args, name)) is not None and not low <= value <= (1 if name == "aia_start" else float("inf")):
         sys.exit(f"--{name} {value}: wanted is {'a share from 0 to 1' if name == 'aia_start' else f'at least {low}'}")
 
@@ -159,25 +160,26 @@ class Plain(torch.nn.Module):
         x = self.embed(idx) + self.place.weight[:T]
         for b in self.blocks:
             q, k, v = b["qkv"](b["norm1"](x)).view(B, T, 3, self.n_head, -1).permute(2, 0, 3, 1, 4)
-            x = x + b["proj"](fused(q, k, v, is_causal=True).transpose(1, 2).reshape(B, T, -1))
+            x = x + b["proj"](attend(q, k, v).transpose(1, 2).reshape(B, T, -1))
             x = x + b["down"](F.gelu(b["up"](b["norm2"](x))))
         return F.linear(self.norm(x), self.embed.weight), None
 
 
 def bench(rounds=7):
     """Steps of 4,096 random tokens in rows of T, four ways by turns: plain, without AIA, with it, with it from explicit attention maps; medians of ratios."""
-    def forward(way, idx, key):
+    def forward(way, idx, key, act=True):
         with torch.autocast(kind, torch.bfloat16, enabled=dtype == "bfloat16"):
-            logits, mass = nets[way](idx, key if way in ("AIA", "explicit") else None, explicit=way == "explicit")
+            logits, mass = nets[way](idx, key if act and way in ("AIA", "explicit") else None, explicit=way == "explicit")
             loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), idx[:, 1:].flatten())
             return loss if mass is None else loss + .1 * aia_loss(interaction(mass, ~key), key.any(1), *aim)
 
-    def step(way, idx, key):
-        forward(way, idx, key).backward()
-        torch.nn.utils.clip_grad_norm_(nets[way].parameters(), 1.)
-        for o in opts[way]:
-            o.step()
-            o.zero_grad()
+    def steps(way, idx, key):
+        for i in range(args.aia_every):
+            forward(way, idx, key, act=i == 0).backward()
+            torch.nn.utils.clip_grad_norm_(nets[way].parameters(), 1.)
+            for o in opts[way]:
+                o.step()
+                o.zero_grad()
 
     lines = []
     print(f"\n{'T':>5}{'rows':>6}{'tokens/s':>10}{'MFU':>7}{'AIA / none':>12}{'explicit / none':>17}{'plain / AIA':>13}{'memory, AIA / none':>20}{'explicit / none':>17}")
@@ -197,10 +199,10 @@ def bench(rounds=7):
                 for part in [net] if way == "plain" else net.blocks:
                     part.compile(dynamic=False)
         opts = {way: Transformer.optimizers(net, .01) for way, net in nets.items()}
-        took = by_turns({way: partial(step, way, idx, key) for way in ways}, rounds, device)
+        took = by_turns({way: partial(steps, way, idx, key) for way in ways}, rounds, device)
         ratio = lambda a, b: median(x / y for x, y in zip(took[a], took[b])) if a in took else None
         memory = lambda a: kept[a] / kept["none"] if a in kept else None
-        speed = B * T / median(took["AIA"])
+        speed = B * T * args.aia_every / median(took["AIA"])
         line = {"T": T, "rows": B, "tokens/s": round(speed), "MFU": speed * cost(c)["flops"] / peak_flops if peak_flops else None, "time AIA/none": ratio("AIA", "none"),
                 "time explicit/none": ratio("explicit", "none"), "time plain/AIA": ratio("plain", "AIA"), "memory AIA/none": memory("AIA"), "memory explicit/none": memory("explicit")}
         lines.append(line)
@@ -429,7 +431,7 @@ for step in range(first_step, args.steps + 1):
     batches = coming.result()
     waited += time.time() - start
     coming = reader.submit(rows_of, min(step + 1, args.steps - 1))
-    each, load, align = {}, {}, bool(args.aia) and phase == 1 and not stage["train"]  # AIA waits until nothing is frozen
+    each, load, align = {}, {}, args.aia and phase == 1 and not stage["train"] and step % args.aia_every == 0  # AIA waits until nothing is frozen
     for i, (task, b, n_aligned) in enumerate(batches):  # one after the other, as tasks differ in length; the gradients add up
         if args.fsdp:
             model.set_requires_gradient_sync(i == len(batches) - 1)  # processes wait for each other once a step
@@ -442,7 +444,7 @@ for step in range(first_step, args.steps + 1):
         if align:
             valid = b["key"].any(1) & b["query"].any(1)
             terms[f"aia_{task}"] = aia_loss(interaction(mass, b["query"]), valid, *targets[task], n_aligned / world)
-            loss = loss + args.aia * terms[f"aia_{task}"]
+            loss = loss + args.aia * args.aia_every * terms[f"aia_{task}"]
         if config.routed():
             # the weight of Fedus et al. 2021; the task router's own loss touches nothing else, so its weight does not matter
             loss, load[task] = loss + .01 * model.router_loss() / args.accumulate, torch.stack([b.ffn.load for b in model.blocks]).mean(0)
