@@ -30,8 +30,9 @@ from tqdm import tqdm
 VERSION = 4  # of the data: a data set of another version is refused, never misread
 CANVAS = {"nano": 48, "small": 64, "base": 64}  # pixels a side; always 8 x 8 patches, so 64 tokens a picture
 ASSETS = Path(__file__).parent / "assets"
-if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):  # freed memory stays with the process: to fetch a step's large tensors
-    libc.mallopt(-1, -1), libc.mallopt(-4, 0)  # anew each time takes a tenth of nano's time on a CPU (M_TRIM_THRESHOLD: never; M_MMAP_MAX: none)
+# freed memory stays with the process: to fetch a step's large tensors anew each time takes a tenth of nano's time on a CPU
+if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+    libc.mallopt(-1, -1), libc.mallopt(-4, 0)  # M_TRIM_THRESHOLD: never; M_MMAP_MAX: none
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter):

@@ -303,6 +303,23 @@ def test_fused_equals_explicit_with_a_cache_whose_rows_are_padded_differently():
             assert torch.allclose(*[t[:, real] for t in two], atol=1e-5)
 
 
+@pytest.mark.parametrize("T", [48, 600])
+def test_attention_in_bfloat16_is_that_in_float32_but_for_rounding(T):
+    """On a CPU short rows go by the whole matrix then, long ones by the fused kernel; with a wider v, as the interaction has it."""
+    q, k, v = torch.randn(3, 2, 2, T, 8).unbind()
+    v = torch.cat((v, torch.ones_like(v[..., :1])), -1)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = model.attend(q, k, v.bfloat16())
+    assert rounded.dtype == torch.bfloat16 and torch.allclose(rounded.float(), model.attend(q, k, v), atol=.03)
+
+
+def test_the_norm_is_torch_s():
+    x = torch.randn(5, 16, dtype=torch.float64, requires_grad=True)
+    ways = [f(x) for f in (model.rms_norm, lambda x: torch.nn.functional.rms_norm(x, (16,), eps=1e-6))]
+    slopes = [torch.autograd.grad(y.cos().sum(), x)[0] for y in ways]
+    assert torch.allclose(*ways) and torch.allclose(*slopes)
+
+
 def test_interaction_is_a_share_of_attention():
     net, idx = small_model(), torch.randint(0, 128, (2, 30))
     with torch.no_grad():
@@ -605,6 +622,13 @@ def test_aia_off_is_bit_identical_to_none_and_on_it_is_not(toy, trained, tmp_pat
     assert same(weights(tmp_path / "none"), weights(tmp_path / "zero"))
     assert same(weights(tmp_path / "none", "pretrained.pt"), weights(trained, "pretrained.pt")), "AIA leaves the first phase alone"
     assert not same(weights(tmp_path / "none"), weights(trained))
+
+
+def test_aia_every_acts_on_every_nth_step_of_its_phase(toy, tmp_path, monkeypatch):
+    acts, real = [], aia.aia_loss
+    monkeypatch.setattr(aia, "aia_loss", lambda *args: acts.append(1) or real(*args))
+    assert train(toy, tmp_path / "now and then", "--aia", .5, "--aia_every", 4) is None
+    assert len(acts) == 3 * len(TASKS), "at steps 10, 14 and 18 of 20, for each task"
 
 
 def test_the_same_seed_gives_the_same_log_bit_for_bit(toy, trained, tmp_path):

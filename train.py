@@ -68,7 +68,8 @@ p.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the matrix p
 p.add_argument("--eval_every", type=int, help="steps between evaluations, which also save (default: a tenth of the steps)")
 p.add_argument("--exam", type=int, default=100, help="size of the toy world's final exam, in prompts a tag: 100 is the benchmarks' own size, 0 is none")
 p.add_argument("--bench", action="store_true", help="train nothing: measure what AIA costs, and the speed beside a plain decoder's; writes results/bench.json")
-p.add_argument("--resume", action="store_true", help="go on with the run in --out (default: the latest), exactly where it was saved and with the flags it was begun with")
+p.add_argument("--resume", action="store_true", help="go on with the run in --out (default: the latest), exactly where it was saved and with the flags it was begun with (but "
+               "for --accumulate, --checkpoint, --compile and --fsdp, which may be given anew)")
 args = p.parse_args()
 args.branch = False
 rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # torchrun starts one process a GPU, and tells each who it is
@@ -131,10 +132,11 @@ if args.aia and begin >= args.steps:
     sys.exit(f"--aia_start {args.aia_start}: leaves none of the {args.steps} steps to AIA; take less")
 if (out / "ckpt.pt").exists() and not (args.resume or args.bench) or out.exists() and not out.is_dir():
     sys.exit(f"--out {out}: holds {'a run' if out.is_dir() else 'something else'} already, which would be lost; name another folder, remove it, or go on with its run: --resume")
+signal.signal(signal.SIGINT, lambda *_: sys.exit("\nstopped" + (f"; go on with: python train.py --out {out} --resume" if (out / "ckpt.pt").exists() else " before anything was saved")))
 dtype = args.dtype = args.dtype or best_dtype(kind)
 if kind == "cuda":
     torch.set_float32_matmul_precision("high")  # the products that stay in float32, such as the logits, are in TF32
-# dense peaks in bfloat16, from the makers' data sheets; a device that is not here has no share of it
+# dense peaks in bfloat16, as published; a device that is not here has no share of it
 PEAK = {"H200": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12}
 peak_flops = next((v for k, v in PEAK.items() if kind == "cuda" and dtype == "bfloat16" and re.search(rf"\b{k}\b", torch.cuda.get_device_name(device))), None)
 compiled = kind == "cuda" if args.compile is None else args.compile
@@ -227,7 +229,7 @@ if not (Path(args.data) / "meta.json").exists():
     if args.data != f"data/toy-{args.size}":
         sys.exit(f"{args.data}: no data set here; make it with: python data.py --json PAIRS.json --images FOLDER --out {args.data}")
     print(f"{args.data} is missing: making the toy world first")
-    if rank == 0 and subprocess.run([sys.executable, Path(__file__).with_name("data.py"), "--size", args.size, "--out", args.data]).returncode:
+    if rank == 0 and subprocess.run([sys.executable, Path(__file__).with_name("data.py"), "--size", args.size, "--out", args.data], stdout=subprocess.DEVNULL).returncode:
         sys.exit(f"{args.data}: could not be made (the reason is above)")
 if world > 1:
     dist.barrier()
@@ -379,7 +381,6 @@ def rows_of(step):
             for i in range(rank, parts, world) for task, (at, drop) in chosen.items()]
 
 
-signal.signal(signal.SIGINT, lambda *_: sys.exit("\nstopped" + (f"; go on with: python train.py --out {out} --resume" if (out / "ckpt.pt").exists() else " before anything was saved")))
 until = np.round(np.cumsum([s["share"] for s in stages]) * args.steps)
 stage_at = lambda step: stages[min(np.searchsorted(until, step, "right"), len(stages) - 1)]
 clock, waited, stage, route = time.time(), 0., None, config.route
@@ -431,12 +432,12 @@ for step in range(first_step, args.steps + 1):
     batches = coming.result()
     waited += time.time() - start
     coming = reader.submit(rows_of, min(step + 1, args.steps - 1))
-    each, load, align = {}, {}, args.aia and phase == 1 and not stage["train"] and step % args.aia_every == 0  # AIA waits until nothing is frozen
+    each, load, align = {}, {}, args.aia and phase == 1 and not stage["train"] and (step - begin) % args.aia_every == 0  # AIA waits until nothing is frozen
     for i, (task, b, n_aligned) in enumerate(batches):  # one after the other, as tasks differ in length; the gradients add up
         if args.fsdp:
             model.set_requires_gradient_sync(i == len(batches) - 1)  # processes wait for each other once a step
         elif world > 1:
-            net.require_backward_grad_sync = i == len(batches) - 1
+            net.require_backward_grad_sync = i == len(batches) - 1  # what DDP's no_sync() sets
         with torch.autocast(kind, torch.bfloat16, enabled=dtype == "bfloat16"):
             logits, mass = net(b["idx"], b["key"] if align else None, b["at"], task, b.get("pixels"))
         loss = row_losses(logits, b).mean() / args.accumulate
@@ -468,7 +469,7 @@ for step in range(first_step, args.steps + 1):
                                                                     "waits": f"{waited / (time.time() - clock):.1%}"})
 bar.close()
 log_file.close()
-signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGINT, lambda *_: sys.exit(f"\nstopped; the network is saved, score it with: python sample.py {out} --score"))
 minutes += (time.time() - clock) / 60
 save("ckpt.pt")
 if world > 1:
