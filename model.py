@@ -8,7 +8,7 @@ model.py: the transformer and its dial. Read it after data.py; aia.py comes next
 
 With nothing taken apart this is the purely unified baseline, `emu3`: nothing in it depends on the task, and on the modality only two tables do (where in
 the picture an image token stands, what its digits are). The one unusual thing is `key`: given which tokens are the keys of the interaction, attention also
-returns how much of its weight they receive, from the same fused call (see Attention).
+returns how much of its weight they receive, from the same call (see attend).
 
     python model.py                  # the table of presets with what each costs, measured here
 """
@@ -128,7 +128,7 @@ class FFN(nn.Module):
 
     def forward(self, x):
         x = F.relu(self.up(x))
-        return self.down(x * x)  # the derivative of a square() is more kernels
+        return self.down(x * x)
 
 
 class Experts(nn.Module):
@@ -165,7 +165,7 @@ class Experts(nn.Module):
             scores = scores.masked_fill(other, float("-inf"))
         p = scores.softmax(-1)
         best, expert = p.max(-1)
-        count = expert.bincount(minlength=self.n)
+        count = (expert[:, None] == torch.arange(self.n, device=x.device)).sum(0)
         self.load = count / len(x)
         if self.c.route == "learned":
             if torch.is_grad_enabled():
@@ -174,8 +174,8 @@ class Experts(nn.Module):
         pad = -count % (64 if torch.is_grad_enabled() else 1)  # in training sizes are rounded up to few different ones, as a kernel is prepared for each
         at = sort_by(expert)[1] + (pad.cumsum(0) - pad)[expert]  # each token's place in the rows of all experts
         sizes = (count + pad).tolist()  # the one place where the host waits for data: how many chose which
-        rows = torch.zeros(sum(sizes), dtype=torch.long, device=x.device).scatter_(0, at, torch.arange(len(x), device=x.device))
-        y = self.experts(x.index_select(0, rows), sizes).index_select(0, at)
+        parts = x.new_zeros(sum(sizes), x.size(1)).index_copy(0, at, x).split(sizes)
+        y = torch.cat([own(part) for own, part in zip(self.experts, parts)]).index_select(0, at)  # idle ones too: their gradients are zero, not none
         y = y * (best / best.detach())[:, None].to(y.dtype)
         return self.mix[0] * y + self.mix[1] * self.shared(x) if self.c.shared else y
 
@@ -185,7 +185,12 @@ class Experts(nn.Module):
 
 
 def rms_norm(x):
-    """Zhang and Sennrich 2019, arXiv 1910.07467, eq. 4, without its gain. (F.rms_norm's derivative is many small kernels on a CPU: two to three times slower.)"""
+    """
+    Zhang and Sennrich 2019, arXiv 1910.07467, eq. 4, without its gain. On a CPU written out, as F.rms_norm's derivative there is many small kernels (and so is
+    a mean's or a square()'s): forward and backward take 0.4 to 0.5 of its time.
+    """
+    if x.device.type != "cpu":
+        return F.rms_norm(x, x.shape[-1:], eps=1e-6)
     return x * ((x * x).sum(-1, keepdim=True) / x.size(-1) + 1e-6).rsqrt()
 
 
@@ -205,29 +210,41 @@ def rotate(x, cos, sin):
 def softmax_matrix(q, k, mask=None):
     """The weight of each key for each query, (B, H, T, S): causal, or as mask says."""
     seen = mask if mask is not None else torch.ones(q.size(2), k.size(2), dtype=torch.bool, device=q.device).tril()
-    return (q * q.size(-1) ** -.5 @ k.mT + torch.zeros_like(seen, dtype=q.dtype).masked_fill(~seen, float("-inf"))).softmax(-1)
+    scores = (q * q.size(-1) ** -.5) @ k.mT
+    hidden = torch.zeros_like(seen, dtype=scores.dtype).masked_fill(~seen, float("-inf"))  # added, as filling the scores has a derivative to pay for
+    return (scores + hidden).softmax(-1)
 
 
-def attend(q, k, v, mask=None):
+def attend(q, k, v, mask=None, key=None, explicit=False):
     """
-    softmax_matrix(q, k, mask) @ v. By the fused kernel, where the matrix never exists; but on a CPU in bfloat16, where that kernel is slow with short rows,
-    by the matrix up to 512 tokens (half the time there, and little memory). The kernel wants q, k and v equally wide: zero channels change no logit.
+    softmax_matrix(q, k, mask) @ v (B, H, T, D), and mass (B, T) or None: the weight each query puts on the tokens where key (B, S) is True, mean over heads.
+
+    That weight is itself an attention output: give the values one more channel that is 1 on these keys and 0 elsewhere, and that channel of softmax(QK')V is
+    the sum over them of the weights. Exact, differentiable, and from the fused kernel, in which no T x T matrix ever exists. It wants q, k and v equally wide:
+    zero channels change no logit; on a GPU eight, as kernels there like multiples of eight. On a CPU in bfloat16 this kernel is slow with short rows: up to
+    512 tokens, where the matrix is small, it takes twice the time that the matrix does.
+    explicit: by the matrix, as one would first write it; for reading and for the tests.
     """
-    if q.device.type == "cpu" and v.dtype == torch.bfloat16 and k.size(2) <= 512:
-        return softmax_matrix(q, k, mask) @ v
-    scale, room = q.size(-1) ** -.5, v.size(-1) - q.size(-1)
-    q, k = (F.pad(q, (0, room)), F.pad(k, (0, room))) if room else (q, k)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale)
+    D, room, mass = q.size(-1), 0 if key is None or explicit else 8 if q.is_cuda else 1, None
+    if room:
+        indicator = key[:, None, :, None].to(v.dtype).expand(-1, v.size(1), -1, -1)
+        v = torch.cat((v, F.pad(indicator, (0, room - 1))), dim=-1)  # (B, H, S, D + room)
+    if explicit or q.device.type == "cpu" and v.dtype == torch.bfloat16 and k.size(2) <= 512:
+        weights = softmax_matrix(q, k, mask)
+        y = weights @ v
+        if explicit and key is not None:
+            mass = (weights * key[:, None, None]).sum(-1).mean(1)  # (B, H, T, S) -> (B, T)
+    else:
+        q, k = (F.pad(x, (0, room)) if room else x for x in (q, k))
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=D ** -.5)
+    if room:
+        y, mass = y.split((D, room), dim=-1)
+        mass = mass[..., 0].float().mean(1)  # (B, T)
+    return y, mass
 
 
 class Attention(nn.Module):
-    """
-    Causal self-attention which, asked for it, also says where it looks.
-
-    The weight that a query puts on a set S of keys is itself an attention output: give the values one more channel that is 1
-    on S and 0 elsewhere, and that channel of softmax(QK')V is the sum over S of the weights. Exact, differentiable, and no T x T
-    matrix is needed. On a GPU it is eight channels, as kernels there like multiples of eight.
-    """
+    """Causal self-attention which, asked for it, also says where it looks (see attend)."""
     def __init__(self, c):
         super().__init__()
         self.n_head, n = c.n_head, 2 if "qkv" in c.split else 1
@@ -236,10 +253,9 @@ class Attention(nn.Module):
 
     def forward(self, x, layout, rope, key=None, explicit=False, cache=None, mask=None):
         """
-        x (N, C), sorted by copy -> y (N, C), mass (B, T) or None: the weight each query puts on the tokens where key (B, T) is True, mean over heads.
+        x (N, C), sorted by copy -> y (N, C), mass (B, T) or None; key, explicit and mask (B, 1, T, S): see attend.
         layout: (B, T, sizes, order, back): the copies' sizes, what sorts the B T tokens by copy, and back (None: they are sorted as they stand).
-        explicit: by the full softmax matrix, as one would first write it; for reading and for the tests.
-        cache: (k, v, start): (B, H, S, D) each, filled up to position start; mask (B, 1, T, S) says what may be seen there.
+        cache: (k, v, start): (B, H, S, D) each, filled up to position start.
         """
         B, T, sizes, order, back = layout
         C = x.size(-1)
@@ -247,23 +263,12 @@ class Attention(nn.Module):
         qkv = qkv if back is None else qkv.index_select(0, back)  # attention is joint: tokens return to their places
         qkv = qkv.view(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4)  # (3, B, H, T, D)
         qk, v = qkv.split((2, 1))  # split, not sliced: a slice's gradient is as large as the whole, mostly zeros
-        (q, k), v, mass = rotate(rms_norm(qk.to(rope[0].dtype)), *rope).unbind(), v.squeeze(0), None
+        (q, k), v = rotate(rms_norm(qk.to(rope[0].dtype)), *rope).unbind(), v.squeeze(0)  # in float32, whatever the products are in
         if cache is not None:
             K, V, start = cache
             K[:, :, start:start + T], V[:, :, start:start + T] = k, v
             k, v = K[:, :, :start + T], V[:, :, :start + T]  # (B, H, start + T, D)
-        if explicit:
-            weights = softmax_matrix(q, k, mask)
-            y = weights @ v
-            if key is not None:
-                mass = (weights * key[:, None, None]).sum(-1).mean(1)  # (B, H, T, T) -> (B, T)
-        elif key is None:
-            y = attend(q, k, v, mask)
-        else:
-            indicator, room = key[:, None, :, None].to(v.dtype).expand(-1, self.n_head, -1, -1), 8 if x.is_cuda else 1
-            v = torch.cat((v, F.pad(indicator, (0, room - 1))), dim=-1)  # (B, H, T, D + room)
-            y, mass = attend(q, k, v, mask).split((v.size(-1) - room, room), dim=-1)
-            mass = mass[..., 0].float().mean(1)  # (B, T)
+        y, mass = attend(q, k, v, mask, key, explicit)
         y = y.transpose(1, 2).reshape(B * T, C)
         return self.proj(y if order is None else y.index_select(0, order), sizes), mass
 
@@ -349,9 +354,9 @@ class Transformer(nn.Module):
         if c.own_head:  # Janus-Pro: an MLP behind the embedding of what is drawn, and one before its head
             self.own_embed, self.own_head = nn.Sequential(nn.Linear(C, C), nn.GELU(), nn.Linear(C, C)), nn.Linear(C, C)
         D = C // c.n_head
-        turns = (torch.arange(c.block_size)[:, None] * 1000. ** (-torch.arange(0, D, 2) / D)).repeat(1, 2)  # (T, D) radians
-        self.register_buffer("cos", turns.cos(), persistent=False)
-        self.register_buffer("sin", torch.cat((-turns[:, :D // 2].sin(), turns[:, D // 2:].sin()), 1), persistent=False)
+        turns = torch.arange(c.block_size)[:, None] * 1000. ** (-torch.arange(0, D, 2) / D)  # (T, D / 2) radians
+        self.register_buffer("cos", turns.cos().repeat(1, 2), persistent=False)
+        self.register_buffer("sin", torch.cat((-turns.sin(), turns.sin()), 1), persistent=False)
         for name, p in self.named_parameters():
             if p.dim() == 2:  # what writes into the residual stream starts silent, and the logits nearly so
                 std = 0. if re.search(r"\b(proj|down)\b", name) else .002 if name.startswith("head") else p.size(1) ** -.5
@@ -359,7 +364,7 @@ class Transformer(nn.Module):
 
     def forward(self, idx, key=None, at=None, task=None, pixels=None, explicit=False, cache=None):
         """
-        idx (B, T) token ids -> logits (B, T, V), mass (L, B, T) or None (see Attention). With a cache from new_cache(), idx continues it.
+        idx (B, T) token ids -> logits (B, T, V), mass (L, B, T) or None (see attend). With a cache from new_cache(), idx continues it.
         at: a mask (B, T) of the n places whose logits are wanted, then (n, V): the head is a seventh of nano's matrix work, and most places have no loss.
         task, of all rows: generate or understand (emu3 need not know). pixels (B, S, S, 3) uint8 of a picture in idx, for a network that sees pixels.
         """
@@ -384,15 +389,10 @@ class Transformer(nn.Module):
         if pixels is not None and c.see != "tokens":
             x = x.masked_scatter(code[..., None], self.eyes(pixels).to(x.dtype))
         x = x + (self.row[end](place // self.side) + self.column[end](place % self.side)) * code[..., None]
-        # how many tokens of each row take the second copy, a number that is the same for all rows
-        if not c.split or c.routed() or c.route == "generated" and not drawn:
-            n = 0
-        elif c.route == "task":
-            n = T if drawn else 0
-        elif cache is None:  # a training row holds one whole picture: known without looking
-            n = c.n_image + (self.side + 1 if c.see == "patches" and not drawn else 0)
-        else:
-            n = int(image[0].sum())
+        # how many tokens of each row take the second copy, as many in every row; a training row holds one whole picture: known without looking
+        known = c.n_image + (self.side + 1) * (c.see == "patches" and not drawn)
+        idle = not c.split or c.routed() or c.route != "modality" and not drawn
+        n = 0 if idle else T if c.route == "task" else known if cache is None else int(image[0].sum())
         x, order, back = x.flatten(0, 1), None, None  # (B T, C)
         if 0 < n < T:
             order, back = sort_by(image.flatten())
@@ -418,9 +418,8 @@ class Transformer(nn.Module):
     def new_cache(self, pad, length):
         """A cache for len(pad) sequences of at most `length` tokens, of which the first pad[b] are padding on the left."""
         c, like = self.config, self.embed[0].own.weight
-        shape = c.n_layer, len(pad), c.n_head, length, c.n_embd // c.n_head
-        new = lambda: torch.zeros(shape, device=like.device, dtype=like.dtype)
-        return SimpleNamespace(k=new(), v=new(), start=0, n_image=torch.zeros_like(pad)[:, None], pad=pad)
+        k, v = torch.zeros(2, c.n_layer, len(pad), c.n_head, length, c.n_embd // c.n_head, device=like.device, dtype=like.dtype)
+        return SimpleNamespace(k=k, v=v, start=0, n_image=torch.zeros_like(pad)[:, None], pad=pad)
 
     def router_loss(self):
         """The routers' loss in the last forward, mean over layers; 0 without routers."""
@@ -469,11 +468,9 @@ class Muon(torch.optim.Muon):
     @torch.no_grad()
     def step(self):
         for g in self.param_groups:
-            alike = {}
-            for p in g["params"]:
-                if p.grad is not None:
-                    alike.setdefault(p.shape, []).append(p)
-            for (rows, cols), ps in alike.items():
+            train = [p for p in g["params"] if p.grad is not None]
+            for rows, cols in dict.fromkeys(p.shape for p in train):
+                ps = [p for p in train if p.shape == (rows, cols)]
                 grads, past = [p.grad for p in ps], [self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in ps]
                 torch._foreach_lerp_(past, grads, 1 - g["momentum"])
                 x = torch.stack([whole(u.bfloat16()) for u in torch._foreach_lerp(grads, past, g["momentum"])])  # (N, rows, cols), Nesterov's

@@ -305,12 +305,12 @@ def test_fused_equals_explicit_with_a_cache_whose_rows_are_padded_differently():
 
 @pytest.mark.parametrize("T", [48, 600])
 def test_attention_in_bfloat16_is_that_in_float32_but_for_rounding(T):
-    """On a CPU short rows go by the whole matrix then, long ones by the fused kernel; with a wider v, as the interaction has it."""
-    q, k, v = torch.randn(3, 2, 2, T, 8).unbind()
-    v = torch.cat((v, torch.ones_like(v[..., :1])), -1)
+    """On a CPU short rows go by the whole matrix then, long ones by the fused kernel."""
+    (q, k, v), key = torch.randn(3, 2, 2, T, 8), torch.rand(2, T) < .4
     with torch.autocast("cpu", torch.bfloat16):
-        rounded = model.attend(q, k, v.bfloat16())
-    assert rounded.dtype == torch.bfloat16 and torch.allclose(rounded.float(), model.attend(q, k, v), atol=.03)
+        rounded = model.attend(q, k, v.bfloat16(), key=key)
+    for x, y in zip(rounded, model.attend(q, k, v, key=key, explicit=True)):
+        assert torch.allclose(x.float(), y, atol=.03)
 
 
 def test_the_norm_is_torch_s():
@@ -432,6 +432,16 @@ def test_one_expert_and_no_router_is_dense_exactly():
     net.start_from(dense.state_dict())
     b = model.example(net.config, "generate", 2)
     assert torch.equal(net(**b)[0], dense(**b)[0]) and torch.equal(net.blocks[0].ffn.load, torch.ones(1))
+
+
+def test_an_idle_expert_has_a_gradient_of_zero():
+    """Not none: with --fsdp all processes must have the same gradients to add up, whoever their tokens chose."""
+    net = small_model("moe")
+    for b in net.blocks:
+        torch.nn.init.zeros_(b.ffn.router.weight)  # a tie goes to the first
+    net(**model.example(net.config, "generate", 2))[0].sum().backward()
+    for b in net.blocks:
+        assert b.ffn.load.tolist() == [1, 0, 0, 0] and not any(p.grad.any() for e in b.ffn.experts[1:] for p in e.parameters())
 
 
 def test_the_plain_router_spreads_the_load_over_both_tasks_together():

@@ -46,7 +46,7 @@ p.add_argument("--stages", choices=("on", "off"), help="train in the preset's st
 p.add_argument("--aia", type=float, default=0., help="weight of the AIA loss; 0 is off, bit for bit")
 p.add_argument("--aia_start", type=float, help="share of the steps after which the second phase begins: a fresh learning-rate schedule, in which AIA acts; "
                "0 is from scratch (default: 0.6, or 0 with --init_from)")
-p.add_argument("--aia_every", type=int, default=1, help="AIA acts on every N-th step, N times as strongly: an N-th of its price, for long rows (results/bench.md)")
+p.add_argument("--aia_every", type=int, default=1, help="AIA acts on every N-th step of its phase, with N times the weight: an N-th of its price, for long rows (results/aia.md)")
 p.add_argument("--init_from", help="folder of a run to start from: its weights at the end of its first phase; for another --arch, whose copies start from "
                "them, one without copies")
 p.add_argument("--reference", default="small", help="whose curves are the target: small | paper | a run's folder (or two: OUT1,OUT2)")
@@ -132,7 +132,7 @@ if args.aia and begin >= args.steps:
     sys.exit(f"--aia_start {args.aia_start}: leaves none of the {args.steps} steps to AIA; take less")
 if (out / "ckpt.pt").exists() and not (args.resume or args.bench) or out.exists() and not out.is_dir():
     sys.exit(f"--out {out}: holds {'a run' if out.is_dir() else 'something else'} already, which would be lost; name another folder, remove it, or go on with its run: --resume")
-signal.signal(signal.SIGINT, lambda *_: sys.exit("\nstopped" + (f"; go on with: python train.py --out {out} --resume" if (out / "ckpt.pt").exists() else " before anything was saved")))
+signal.signal(signal.SIGINT, lambda *_: sys.exit(rank or "\nstopped" + (f"; go on with: python train.py --out {out} --resume" if (out / "ckpt.pt").exists() and not args.bench else " before anything was saved")))
 dtype = args.dtype = args.dtype or best_dtype(kind)
 if kind == "cuda":
     torch.set_float32_matmul_precision("high")  # the products that stay in float32, such as the logits, are in TF32
@@ -162,7 +162,7 @@ class Plain(torch.nn.Module):
         x = self.embed(idx) + self.place.weight[:T]
         for b in self.blocks:
             q, k, v = b["qkv"](b["norm1"](x)).view(B, T, 3, self.n_head, -1).permute(2, 0, 3, 1, 4)
-            x = x + b["proj"](attend(q, k, v).transpose(1, 2).reshape(B, T, -1))
+            x = x + b["proj"](attend(q, k, v)[0].transpose(1, 2).reshape(B, T, -1))
             x = x + b["down"](F.gelu(b["up"](b["norm2"](x))))
         return F.linear(self.norm(x), self.embed.weight), None
 
@@ -171,7 +171,7 @@ def bench(rounds=7):
     """Steps of 4,096 random tokens in rows of T, four ways by turns: plain, without AIA, with it, with it from explicit attention maps; medians of ratios."""
     def forward(way, idx, key, act=True):
         with torch.autocast(kind, torch.bfloat16, enabled=dtype == "bfloat16"):
-            logits, mass = nets[way](idx, key if act and way in ("AIA", "explicit") else None, explicit=way == "explicit")
+            logits, mass = nets[way](idx, key if act and way in ("AIA", "explicit") else None, explicit=act and way == "explicit")
             loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), idx[:, 1:].flatten())
             return loss if mass is None else loss + .1 * aia_loss(interaction(mass, ~key), key.any(1), *aim)
 
@@ -207,15 +207,16 @@ def bench(rounds=7):
         speed = B * T * args.aia_every / median(took["AIA"])
         line = {"T": T, "rows": B, "tokens/s": round(speed), "MFU": speed * cost(c)["flops"] / peak_flops if peak_flops else None, "time AIA/none": ratio("AIA", "none"),
                 "time explicit/none": ratio("explicit", "none"), "time plain/AIA": ratio("plain", "AIA"), "memory AIA/none": memory("AIA"), "memory explicit/none": memory("explicit")}
+        with torch.profiler.profile(acc_events=True) as seen:
+            forward("AIA", idx, key)
+        line["kernel"] = next((e.key for e in seen.key_averages() if re.match("aten::_scaled_dot_product_.*(flash|efficient|cudnn|math)", e.key)), "the whole matrix")
         lines.append(line)
         print("".join(f"{'n/a' if v is None else f'{v:.2f}' if isinstance(v, float) else f'{v:,}':>{w}}" for v, w in zip(line.values(), (5, 6, 10, 7, 12, 17, 13, 20, 17))), flush=True)
-    with torch.profiler.profile(acc_events=True) as seen:
-        forward("AIA", idx, key)
-    kernel = ", ".join(sorted(e.key for e in seen.key_averages() if re.match("aten::_scaled_dot_product_.*(flash|efficient|cudnn|math)", e.key)))
     Path("results").mkdir(exist_ok=True)
     save_json("results/bench.json", {"device": torch.cuda.get_device_name(device) if kind == "cuda" else device, "dtype": dtype, "compiled": compiled, "threads": torch.get_num_threads(),
-                                     "torch": torch.__version__, "size": args.size, "kernel": kernel, "lengths": lines})
-    print(f"memory: of what the forward pass keeps for the backward pass; attention with AIA by {kernel}; results/bench.json has the numbers")
+                                     "torch": torch.__version__, "size": args.size, "aia_every": args.aia_every, "lengths": lines})
+    print("memory: of what the forward pass keeps for the backward pass; attention with AIA by "
+          + ", ".join(f"{l['kernel'].removeprefix('aten::')} (T = {l['T']:,})" for l in lines) + "; results/bench.json has the numbers")
 
 
 if args.bench:
@@ -225,11 +226,20 @@ if args.bench:
 # ---------------------------------------------------------------------------------------------------------------------
 # data, model, reference
 
+
+def child(*args, **how):
+    """Runs a Python file and returns its exit status. Ctrl-C reaches the file too, which tidies up and says so; meanwhile it is nothing to us."""
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    status = subprocess.run([sys.executable, *args], **how).returncode
+    signal.signal(signal.SIGINT, before)
+    return status
+
+
 if not (Path(args.data) / "meta.json").exists():
     if args.data != f"data/toy-{args.size}":
         sys.exit(f"{args.data}: no data set here; make it with: python data.py --json PAIRS.json --images FOLDER --out {args.data}")
     print(f"{args.data} is missing: making the toy world first")
-    if rank == 0 and subprocess.run([sys.executable, Path(__file__).with_name("data.py"), "--size", args.size, "--out", args.data], stdout=subprocess.DEVNULL).returncode:
+    if rank == 0 and child(Path(__file__).with_name("data.py"), "--size", args.size, "--out", args.data, stdout=subprocess.DEVNULL):
         sys.exit(f"{args.data}: could not be made (the reason is above)")
 if world > 1:
     dist.barrier()
@@ -274,8 +284,8 @@ if args.aia and args.reference == "small":
         run = f"{data.folder}/reference-{args.size}-{args.steps}-{task}"
         shutil.rmtree(run, ignore_errors=True)  # of an attempt that was cut short
         print(f"no reference to {task} for {args.data} at size {args.size} yet: training a single-task network in {run}")
-        if subprocess.run([sys.executable, __file__, "--task", task, "--out", run, "--batch_size", str(max(1, rows_of_task[task])), "--seed", str(args.seed), "--exam", "0"]
-                          + [x for k in ("data", "size", "steps", "lr", "device", "dtype") if (v := getattr(args, k)) for x in (f"--{k}", str(v))]).returncode:
+        if child(__file__, "--task", task, "--out", run, "--batch_size", str(max(1, rows_of_task[task])), "--seed", str(args.seed), "--exam", "0",
+                 *(x for k in ("data", "size", "steps", "lr", "device", "dtype") if (v := getattr(args, k)) for x in (f"--{k}", str(v)))):
             sys.exit(f"{run}: the reference could not be trained (the reason is above)")
         known = {t: ref[t]["curve"] for t in TASKS if t in (ref or {})}
         save_json(data.folder / f"reference-{args.size}-{args.steps}.json", known | {task: reference(run, L, data=data, device=device)[task]["curve"]})
@@ -458,7 +468,7 @@ for step in range(first_step, args.steps + 1):
         o.step()
         o.zero_grad()
     bar.update()
-    if step % 20 == 0:
+    if (step - first) % 20 == 0:
         mean = torch.stack(list(each.values()))
         if world > 1:
             dist.all_reduce(mean)
