@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from aia import aia_loss, distance, draw_curves, interaction, measure, reference
 from data import KEY, TASKS, Help, load_dataset, load_tokenizer, save_json, save_tokenizer, to_batch
-from model import MATCH, PRESETS, SIZES, Config, Transformer, attend, best_dtype, by_turns, cost, example, find_device, latest_run, like, load_model, turn, whole
+from model import MATCH, PRESETS, SIZES, Config, Transformer, best_dtype, by_turns, cost, example, find_device, latest_run, like, load_model, turn, whole
 from sample import draw, geneval_prompts, score, sheet, table
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -162,7 +162,7 @@ class Plain(torch.nn.Module):
         x = self.embed(idx) + self.place.weight[:T]
         for b in self.blocks:
             q, k, v = b["qkv"](b["norm1"](x)).view(B, T, 3, self.n_head, -1).permute(2, 0, 3, 1, 4)
-            x = x + b["proj"](attend(q, k, v)[0].transpose(1, 2).reshape(B, T, -1))
+            x = x + b["proj"](F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(B, T, -1))
             x = x + b["down"](F.gelu(b["up"](b["norm2"](x))))
         return F.linear(self.norm(x), self.embed.weight), None
 
