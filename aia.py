@@ -207,7 +207,7 @@ def load_run(folder):
         run["history"][-1]["step"]  # raises here what is no history
         config, scores = (json.loads(f.read_text()) if (f := Path(folder) / name).exists() else {} for name in ("config.json", "scores.json"))
         return run | {"model": config.get("model", {}), "scores": {k: v["run"] for k, v in scores.get("summary", {}).items()}}
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         sys.exit(f"{file}: no such file; the folder of a run that train.py made is wanted")
     except (ValueError, KeyError, IndexError, TypeError) as e:
         sys.exit(f"{file}: not the curves of a run ({type(e).__name__}: {e}); train the run again")

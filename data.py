@@ -779,6 +779,8 @@ def build_real(file, images, out, size="nano", seed=0, steps=3000):
             split = "val" if i in held else "train"
             rows[split]["generate" if prompt else "understand"].append(row)
             seen[split] += [] if prompt else [i]
+    if not any(rows["train"].values()):
+        sys.exit(f"{file}: no usable record; the questions are longer than the {longest} tokens that a row holds, and leave no room for an answer")
     for task in TASKS:  # too few pictures to hold any out: validate on what is there
         if rows["train"][task] and not rows["val"][task]:
             print(f"no {task} pair is held out (there are few): validation uses training pairs")
@@ -789,7 +791,7 @@ def build_real(file, images, out, size="nano", seed=0, steps=3000):
         for split, task in ((s, t) for s in rows for t in TASKS if rows[s][t]):
             write_rows(part, split, task, 0, rows[split][task], enc._special_tokens["<|pad|>"], pictures[seen[split]] if task == "understand" else None)
     if cut:
-        print(f"{cut} texts were longer than the context of {longest} tokens and were cut, or left out where no answer remained")
+        print(f"{cut} texts were longer than the {longest} tokens that a row holds and were cut, or left out where no answer remained")
     sheet = np.concatenate([np.concatenate(list(x[:12]), 1) for x in (pictures, tok.decode(torch.from_numpy(codes[:12])))])
     Image.fromarray(sheet).resize((sheet.shape[1] * 2, sheet.shape[0] * 2)).save(Path(out) / "tokenizer.png")
     print(f"{out}: {', '.join(f'{len(rows[s][t])} {t} rows to {s}' for s in rows for t in TASKS)}\n"

@@ -605,8 +605,9 @@ if __name__ == "__main__":
     folder = args.out or latest_run()
     if (args.image is None) != (args.ask is None):
         sys.exit("--image and --ask go together: a picture, and a question about it")
-    if args.n < 1 or args.temperature < 0 or args.top_k < 0 or not 0 < args.top_p <= 1:
-        sys.exit(f"--n {args.n} --temperature {args.temperature} --top_k {args.top_k} --top_p {args.top_p}: wanted is n of at least 1, top_p above 0 and up to 1, the others not negative")
+    if not (args.n >= 1 and 0 <= args.temperature < float("inf") and args.top_k >= 0 and 0 < args.top_p <= 1 and 0 <= args.cfg < float("inf")):
+        sys.exit(f"--n {args.n} --temperature {args.temperature} --top_k {args.top_k} --top_p {args.top_p} --cfg {args.cfg}: wanted is n of at least 1, top_p above 0 and up to 1, "
+                 f"the others not negative")
     device = find_device(args.device)
     model, config = load_model(folder, device)
     meta, tok = config["data"], load_tokenizer(Path(folder) / "tokenizer.pt", device)

@@ -908,7 +908,7 @@ def test_sample_draws_answers_and_refuses(trained, tmp_path, capsys):
     assert sorted(f.name for f in (tmp_path / "drawn").iterdir()) == ["0000_0.png", "0000_1.png", "0001_0.png", "0001_1.png", "sheet.png"]
     assert "new or rare to this network: giraffes" in capsys.readouterr().err
     for args, why in (((trained, "--prompts", tmp_path / "none.txt"), "cannot be read"), ((trained, "--prompt", ""), "is empty"), ((trained, "--prompt", "cat " * 300), "too long"),
-                      ((trained, "--image", tmp_path / "bad.png", "--ask", "what?"), "no picture"), ((trained, "--ask", "what?"), "go together"),
+                      ((trained, "--image", tmp_path / "bad.png", "--ask", "what?"), "no picture"), ((trained, "--ask", "what?"), "go together"), ((trained, "--prompt", "a", "--cfg", "nan"), "not negative"),
                       ((tmp_path / "nowhere", "--score"), "no run here"), ((trained, "--prompt", "a", "--png", tmp_path / "no" / "x.png"), "cannot be written")):
         assert why in run("sample.py", *args), args
 
@@ -917,7 +917,7 @@ def test_what_is_there_is_not_overwritten(toy, trained):
     before = {f: f.read_bytes() for folder in (trained, toy.folder) for f in folder.iterdir() if f.is_file()}
     for args in ((), ("--init_from", trained)):
         assert "would be lost" in train(toy, trained, *args)
-    assert "would be lost" in run("data.py", "--out", toy.folder) and "would be lost" in train(toy, HERE / "README.md")
+    assert "would be lost" in run("data.py", "--out", toy.folder) and "would be lost" in train(toy, HERE / "README.md") and "cannot be made" in train(toy, HERE / "README.md" / "x")
     assert all(f.read_bytes() == b for f, b in before.items())
 
 

@@ -131,7 +131,7 @@ out, begin = Path(args.out), round(args.steps * args.aia_start)  # begin: the st
 if args.aia and begin >= args.steps:
     sys.exit(f"--aia_start {args.aia_start}: leaves none of the {args.steps} steps to AIA; take less")
 if (out / "ckpt.pt").exists() and not (args.resume or args.bench) or out.exists() and not out.is_dir():
-    sys.exit(f"--out {out}: holds {'a run' if out.is_dir() else 'something else'} already, which would be lost; name another folder, remove it, or go on with its run: --resume")
+    sys.exit(f"--out {out}: holds {'a run' if out.is_dir() else 'something else'} already, which would be lost; name another folder, remove it{', or go on with its run: --resume' * out.is_dir()}")
 signal.signal(signal.SIGINT, lambda *_: sys.exit(rank or "\nstopped" + (f"; go on with: python train.py --out {out} --resume" if (out / "ckpt.pt").exists() and not args.bench else " before anything was saved")))
 dtype = args.dtype = args.dtype or best_dtype(kind)
 if kind == "cuda":
@@ -340,7 +340,10 @@ elif args.task != "understand":
 # the loop
 
 if rank == 0:
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        sys.exit(f"--out {out}: cannot be made ({e.strerror}); name another folder")
 first_step, history, minutes = 0, [], 0.
 columns = ["step", "phase", "lr"] + [f"{k}_{t}" for k in ("loss", "aia", "val", "distance") for t in TASKS]
 columns += [f"load_{t}" for t in TASKS] * config.routed()  # share of tokens each expert took, mean over layers
