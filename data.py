@@ -15,6 +15,7 @@ data.py: pictures, words, and the tokens that both become. Read this file first;
 import argparse, ctypes, functools, hashlib, json, os, re, shutil, signal, sys, warnings
 from collections import Counter, namedtuple
 from contextlib import contextmanager, nullcontext
+from itertools import chain, pairwise
 from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
@@ -62,14 +63,11 @@ Object = namedtuple("Object", "shape color size x y")  # x, y: the centre, from 
 
 
 def make_scenes(n, seed, held_out=False):
-    """
-    n scenes, each a list of 1 to 4 Objects in reading order (thirds of the canvas from the top, then left to right).
-    Held-out pairs never occur, unless held_out=True: then the first object drawn is always one.
-    """
+    """n scenes, lists of 1 to 4 Objects. Held-out pairs never occur, unless held_out=True: then the first object drawn is always one."""
     rng = np.random.default_rng(seed)
     count = rng.choice(4, n, p=P_COUNT) + 1
     alive = np.arange(4) < count[:, None]  # (n, 4): which of the four places are taken
-    shape, color = np.zeros((n, 4), int), np.zeros((n, 4), int)
+    shape, color, size = np.zeros((3, n, 4), int)
     forbidden = np.array([[(c, s) in HELD_OUT for s in SHAPES] for c in COLORS])
     same = rng.random(n) < P_SAME_SHAPE
     for k in range(4):
@@ -84,9 +82,7 @@ def make_scenes(n, seed, held_out=False):
                 c, s = np.argwhere(forbidden)[rng.integers(len(HELD_OUT), size=n)].T
             shape[todo, k], color[todo, k] = s[todo], c[todo]
             todo &= forbidden[color[:, k], shape[:, k]] & (not held_out)
-    radii = np.array(list(SIZES.values()))
-    size, place = np.zeros((n, 4), int), np.zeros((n, 4, 2), int)
-    todo = np.arange(n)
+    place, radii, todo = np.zeros((n, 4, 2), int), np.array(list(SIZES.values())), np.arange(n)
     while len(todo):  # sizes and centres are drawn anew until nothing overlaps: crowded scenes end up with small objects
         sz = rng.integers(len(radii), size=(len(todo), 4))
         r = radii[sz]
@@ -97,10 +93,12 @@ def make_scenes(n, seed, held_out=False):
         size[todo[fits]], place[todo[fits]] = sz[fits], xy[fits]
         todo = todo[~fits]
     names, sizes = list(COLORS), list(SIZES)
-    return [in_order([Object(SHAPES[shape[i, k]], names[color[i, k]], sizes[size[i, k]], *place[i, k].tolist()) for k in range(count[i])]) for i in range(n)]
+    return [in_order([Object(SHAPES[shape[i, k]], names[color[i, k]], sizes[size[i, k]], *place[i, k].tolist()) for k in range(count[i])])
+            for i in range(n)]
 
 
 def in_order(scene):
+    """Reading order: thirds of the canvas from the top, then left to right."""
     return sorted(scene, key=lambda o: (o.y // 16, o.x))
 
 
@@ -138,10 +136,7 @@ def render_all(scenes, canvas=48):
 
 
 def relations(a, b):
-    """
-    Where a is as seen from b, a subset of {left of, right of, above, below}. GenEval's rule: take from the offset of the
-    centres a tenth of the summed extents, divide by its length; a component over one half counts.
-    """
+    """Where a is, seen from b. GenEval's rule: of the centres' offset, less a tenth of the summed extents, what is over half its length counts."""
     d = np.array([a.x - b.x, a.y - b.y], float)
     slack = .1 * 2 * (SIZES[a.size] + SIZES[b.size])
     d = np.sign(d) * np.maximum(np.abs(d) - slack, 0) / max(np.hypot(*d), 1e-9)
@@ -149,7 +144,7 @@ def relations(a, b):
     return {name for name, on in sides.items() if on}
 
 
-TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr", "dense")
+TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr", "dense")  # GenEval's six, and one of our own
 KINDS = ("existence", "count", "color", "shape", "position", "describe")
 WORDINGS = ("a photo of {}", "a picture of {}", "draw {}", "{}")
 
@@ -164,11 +159,7 @@ def dense(scene):
 
 
 def caption(scene, rng, tag=None):
-    """
-    One caption that is true of the scene and mentions every object, as a GenEval record: tag, include, exclude, prompt.
-    The first six tags are GenEval's, 'dense' names every object with size and colour. Without a tag, a third
-    are dense (and all of what no other tag can say), as that teaches binding. Returns None if the scene admits no caption of that tag.
-    """
+    """A true caption of the scene, every object mentioned, as a GenEval record (tag, include, exclude, prompt); None if the tag does not fit."""
     first, other = (scene[-1], scene[0]) if rng.random() < .5 else (scene[0], scene[-1])
     fits, sides = [], sorted(relations(first, other))
     if len(scene) == 1:
@@ -177,7 +168,7 @@ def caption(scene, rng, tag=None):
         fits = ["counting"]
     elif len(scene) == 2:
         fits = ["two_object"] + ["position"] * 2 * bool(sides) + ["color_attr"] * (first.color != other.color)  # the hardest twice
-    if tag is None:
+    if tag is None:  # a third are dense, and all of what no other tag can say, as that teaches binding
         tag = fits[rng.integers(len(fits))] if fits and rng.random() > .35 else "dense"
     elif tag not in fits + ["dense"]:
         return None
@@ -195,7 +186,8 @@ def caption(scene, rng, tag=None):
         include = [{"class": other.shape, "count": 1}, {"class": first.shape, "count": 1, "position": [side, 0]}]
         text = f"{an(first.shape)} {side} {an(other.shape)}"
     else:  # dense: exactly these objects
-        include = [{"class": s, "count": n, "color": c, "size": z} for (z, c, s), n in Counter((o.size, o.color, o.shape) for o in scene).items()]
+        kinds = Counter(o[:3] for o in scene)
+        include = [{"class": s, "count": n, "color": c, "size": z} for (s, c, z), n in kinds.items()]
         exclude, text = [{"class": "object", "count": len(scene) + 1}], dense(scene)
     wording = WORDINGS[rng.integers(len(WORDINGS))] if tag != "dense" else "{}"
     return {"tag": tag, "include": include, "exclude": exclude, "prompt": wording.format(text)}
@@ -207,8 +199,8 @@ def plural(shape):
 
 def questions(scene, rng, hidden=frozenset(HELD_OUT)):
     """
-    [(kind, question, answer)] in random order, at most one for each of KINDS, 'describe' last (earlier turns must not be answerable by reading
-    it). About half are yes/no questions, balanced; the others are open. Pairs in `hidden` are never asked for in vain, or 'no' would be learned for them.
+    [(kind, question, answer)] in random order, at most one for each of KINDS. About half are yes/no questions, balanced; the others are open.
+    Pairs in `hidden` are never asked for in vain, or 'no' would be learned for them.
     """
     out, coin, pick = [], lambda: rng.random() < .5, lambda items: items[rng.integers(len(items))]
 
@@ -250,12 +242,12 @@ def questions(scene, rng, hidden=frozenset(HELD_OUT)):
         one, two, side = f"the {p.color} {p.shape}", f"the {q.color} {q.shape}", pick(sides)
         opposite = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}[side]
         ask("position", lambda s: f"is {one} {s} {two}?", side, [opposite], f"where is {one}, seen from {two}?" if len(sides) == 1 else None)
+    # last, as earlier turns must not be answerable by reading it
     return [out[i] for i in rng.permutation(len(out))] + [("describe", "describe the picture.", dense(scene))]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # 2. the judge
-
 
 @functools.cache
 def templates(canvas):
@@ -308,14 +300,8 @@ def judge(pictures):
 
 
 def same_scene(a, b):
-    """Whether two scenes are equal: the same objects, each centre within one pixel."""
-    b = list(b)
-    for o in a:
-        match = [p for p in b if p[:3] == o[:3] and abs(p.x - o.x) <= 1 and abs(p.y - o.y) <= 1]
-        if not match:
-            return False
-        b.remove(match[0])
-    return not b
+    """Whether two scenes are equal: as many objects, and each of a in b within one pixel (a's own are further apart)."""
+    return len(a) == len(b) and all(any(o[:3] == p[:3] and abs(o.x - p.x) <= 1 and abs(o.y - p.y) <= 1 for p in b) for o in a)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -336,10 +322,10 @@ class Block(nn.Module):
 
 class ImageTokenizer(nn.Module):
     """
-    An autoencoder with finite scalar quantisation (Mentzer et al. 2023, arXiv 2309.15505): a patch becomes len(levels) numbers, each
-    rounded to one of a few values, so the codebook is a grid that is given, not learned, and cannot collapse. The encoder looks at one patch at a
-    time: the same patch is the same token wherever it stands, which is what makes the sequences easy to learn (trial on an earlier toy world, one seed: 70 nats a picture
-    after 400 steps; 36 tokens of 8-pixel patches that had looked around, 114 after 600). The decoder looks around to join the patches.
+    An autoencoder with finite scalar quantisation (Mentzer et al. 2023, arXiv 2309.15505): a patch becomes len(levels) numbers, each rounded to one
+    of a few values, so the codebook is a grid that is given and cannot collapse. The encoder looks at one patch at a time: the same patch is the same
+    token wherever it stands, which makes the sequences easy to learn (trial on an earlier toy world, one seed: 70 nats a picture after 400 steps;
+    36 tokens of 8-pixel patches that had looked around, 114 after 600). The decoder looks around to join the patches.
     """
     def __init__(self, patch=6, n_ch=128, levels=(8, 5, 5, 5)):
         super().__init__()
@@ -381,15 +367,14 @@ class ImageTokenizer(nn.Module):
         return np.concatenate([((self.decode_digits(d) + 1) * 127.5).clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy() for d in digits])
 
 
-def train_image_tokenizer(get, steps, patch, lr=2e-3, seed=0):
-    """Trains on get(step) -> (B, S, S, 3) uint8 pictures, with L1 plus L2 loss. Returns the tokenizer, in eval mode."""
+def train_image_tokenizer(get, n, steps, patch, lr=2e-3, seed=0):
+    """Trains on n pictures, get(some of their numbers) -> (B, S, S, 3) uint8, with L1 plus L2 loss. Returns the tokenizer, in eval mode."""
     torch.manual_seed(seed)
     tok = ImageTokenizer(patch).to("cuda" if torch.cuda.is_available() else "cpu")
     opt = torch.optim.AdamW(tok.parameters(), lr=lr, betas=(.9, .98), weight_decay=1e-4, fused=True)
-    bar = tqdm(range(steps), desc="image tokenizer")
-    for step in bar:
+    for step in (bar := tqdm(range(steps), desc="image tokenizer")):
         opt.param_groups[0]["lr"] = lr * min(1, (step + 1) / 100, (steps - step) / steps * 1.5)
-        x = tok.pixels(get(step))
+        x = tok.pixels(get(np.random.default_rng([seed, step]).integers(n, size=32)))
         y = tok.decode_digits(tok.encode_digits(x))
         loss = (x - y).abs().mean() + (x - y).square().mean()
         opt.zero_grad()
@@ -409,29 +394,24 @@ SPECIAL = ("<|bos|>", "<|boi|>", "<|eoi|>", "<|answer|>", "<|end|>", "<|null|>",
 
 
 def learn_merges(texts, n_text):
-    """Byte pair encoding (Sennrich et al. 2016): up to n_text tokens, the 256 bytes first, so that any text encodes. Returns the tokens."""
-    words = Counter(w for t in texts for w in re.findall(PATTERN, t))
-    split = {w: [bytes([b]) for b in w.encode()] for w in words}
-    tokens = [bytes([b]) for b in range(256)]
-    while len(tokens) < n_text:
+    """Byte pair encoding (Sennrich et al. 2016): up to n_text tokens, the 256 bytes first, so any text encodes. Returns the others, as Latin-1."""
+    tokens = [chr(b) for b in range(256)]
+    spell = lambda word: [tokens[ord(x)] for x in word]  # in a word, the character chr(i) stands for token i: so a merge is a replace()
+    words = Counter(w.encode().decode("latin-1") for t in texts for w in re.findall(PATTERN, t))
+    while len(tokens) < n_text and any(len(word) > 1 for word in words):
         pairs = Counter()
-        for w, n in words.items():
-            for pair in zip(split[w], split[w][1:]):
-                pairs[pair] += n
-        if not pairs:
-            break
-        x, y = max(pairs, key=lambda p: (pairs[p], p))  # ties by bytes: the same texts give the same merges anywhere
-        tokens.append(x + y)
-        for w, old in split.items():
-            new = []
-            for b in old:
-                new[-1:] = [x + y] if new and new[-1] == x and b == y else (new[-1:] + [b])
-            split[w] = new
-    return tokens
+        for word, n in words.items():
+            for i in range(len(word) - 1):
+                pairs[word[i:i + 2]] += n
+        best = max(pairs, key=lambda p: (pairs[p], spell(p)))  # ties by bytes: the same texts give the same merges anywhere
+        words = {word.replace(best, chr(len(tokens))): n for word, n in words.items()}
+        tokens.append("".join(spell(best)))
+    return tokens[256:]
 
 
-def text_tokenizer(tokens):
-    """The tiktoken.Encoding of learned tokens, special tokens inside. encode_ordinary() never makes special ones, whatever a user types."""
+def encoding_of(meta):
+    """A data set's tiktoken.Encoding, special tokens inside. encode_ordinary() never makes special ones, whatever a user types."""
+    tokens = [bytes([b]) for b in range(256)] + [m.encode("latin-1") for m in meta["merges"]]
     return tiktoken.Encoding("nanoaia", pat_str=PATTERN, mergeable_ranks={t: i for i, t in enumerate(tokens)},
                              special_tokens={s: len(tokens) + i for i, s in enumerate(SPECIAL)})
 
@@ -460,18 +440,15 @@ def make_row(enc, first_image, codes, prompt=None, turns=()):
     A query is a place from which a target is predicted, one before it: a one-word answer is decided at <|answer|>, and its own place would only
     tell how <|end|> was found. (The paper takes the answer's own tokens, which for long answers is the same but for one.)
     """
-    sp = enc._special_tokens
+    sp, text = enc._special_tokens, enc.encode_ordinary
     image = [first_image + int(c) for c in codes]
     if prompt is not None:
-        text = enc.encode_ordinary(prompt)
-        ids = [sp["<|bos|>"], *text, sp["<|boi|>"], *image]
-        roles = [0] + [KEY] * len(text) + [0] + [TARGET] * len(image)
+        parts = [([sp["<|bos|>"]], 0), (text(prompt), KEY), ([sp["<|boi|>"]], 0), (image, TARGET)]
     else:
-        ids, roles = [sp["<|bos|>"], sp["<|boi|>"], *image, sp["<|eoi|>"]], [0, 0] + [KEY] * len(image) + [0]
+        parts = [([sp["<|bos|>"], sp["<|boi|>"]], 0), (image, KEY), ([sp["<|eoi|>"]], 0)]
         for question, answer in turns:
-            q, an = enc.encode_ordinary(question), enc.encode_ordinary(answer)
-            ids += [*q, sp["<|answer|>"], *an, sp["<|end|>"]]
-            roles += [0] * (len(q) + 1) + [TARGET] * (len(an) + 1)
+            parts += [([*text(question), sp["<|answer|>"]], 0), ([*text(answer), sp["<|end|>"]], TARGET)]
+    ids, roles = [i for tokens, _ in parts for i in tokens], [role for tokens, role in parts for _ in tokens]
     return ids, [r | QUERY if n & TARGET else r for r, n in zip(roles, roles[1:] + [0])]
 
 
@@ -485,8 +462,8 @@ def pack(rows, length, pad):
 
 def to_batch(ids, roles, pixels=None, drop=None, null=None, device="cpu", c=None):
     """
-    What the model and the losses need of rows (B, T + 1): idx (B, T) inputs, targets (B, T), and masks (B, T): at (a target follows), query, key;
-    their task (rows to understand bring their pixels), and pixels (B, S, S, 3) uint8. c: the Config of a model that wants its rows otherwise.
+    What the model and the losses need of rows (B, T + 1): idx (B, T) inputs, targets (B, T), masks (B, T): at (a target follows), query, key;
+    their task; to understand also pixels (B, S, S, 3) uint8. c: the Config of a model that wants its rows otherwise.
     drop (B,): rows whose prompt becomes <|null|> (for classifier-free guidance); they have no keys.
     """
     if c and pixels is not None:
@@ -500,25 +477,26 @@ def to_batch(ids, roles, pixels=None, drop=None, null=None, device="cpu", c=None
         ids, key = ids.masked_fill(gone, null), key & ~gone
     out = {"idx": ids[:, :-1], "targets": ids[:, 1:], "at": roles[:, 1:] & TARGET > 0, "query": roles[:, :-1] & QUERY > 0, "key": key[:, :-1]}
     out |= {} if pixels is None else {"pixels": torch.from_numpy(np.array(pixels))}
-    ready = torch.Tensor.pin_memory if "cuda" in str(device) else torch.Tensor.contiguous  # from pinned memory a copy goes on beside the computing
+    # from pinned memory a copy goes on beside the computing
+    ready = torch.Tensor.pin_memory if "cuda" in str(device) else torch.Tensor.contiguous
     return {k: ready(v).to(device, non_blocking=True) for k, v in out.items()} | {"task": TASKS[pixels is not None]}
 
 
 def frame(row, c, fill=None):
-    """
-    What `evev2` adds to a picture to understand, in a list or rows (..., T) of ids: <|cls|> before its patches and <|row|> after each row of them. They
-    are image tokens, their ids right after the codes'. fill: what to write there instead. Others keep their rows.
-    """
+    """Rows (..., T) with what `evev2` adds to a picture to understand, or `fill` there: <|cls|> before it and <|row|> after each row of patches."""
     if c.see != "patches":
         return row
-    side = round(c.n_image ** .5)
-    at = [2] + [2 + side * k for k in range(1, side + 1)]  # after <|bos|> <|boi|>
-    cls = c.first_image + int(np.prod(c.levels))
+    side, cls = round(c.n_image ** .5), c.first_image + int(np.prod(c.levels))  # image tokens, their ids right after the codes'
+    at = np.arange(2, 3 + c.n_image, side)  # after <|bos|> <|boi|>, and so on
     return np.insert(row, at, [cls] + [cls + 1] * side if fill is None else fill, axis=-1)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # 6. data sets
+
+# a data set is a folder: meta.json, tokenizer.pt and, per split and task, these arrays as .npy (pixels are for networks that see them: model.PRESETS)
+ARRAYS = {"generate": ("ids", "roles"), "understand": ("ids", "roles", "pixels")}
+
 
 def save_json(path, value):
     """Atomically: a reader sees the old file or the new one, never half of one."""
@@ -547,48 +525,40 @@ def data_folder(out):
     """The folder a data set may be written to: a new one, or an empty one; anything else would be lost."""
     out = Path(out).resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        sys.exit(f"--out {out}: holds {'a data set' if (out / 'meta.json').exists() else 'something'} already, which would be lost; remove it, or name a new folder")
+        what = "a data set" if (out / "meta.json").exists() else "something"
+        sys.exit(f"--out {out}: holds {what} already, which would be lost; remove it, or name a new folder")
     return out
 
 
 @contextmanager
-def new_dataset(out, meta, tokens, tok, sizes):
-    """
-    The folder `out`: meta.json, tokenizer.pt and, per split and task, ids and roles as .npy, and the pixels to understand, for networks that see them
-    (see model.PRESETS). sizes: {split: {task: (rows, tokens of the longest)}}. Gives a folder beside `out` whose arrays await write_rows(), and moves it
-    there at the end: an interrupted build leaves nothing half made.
-    """
-    out = Path(out)
+def new_dataset(out, meta, merges, tok, sizes):
+    """Gives a folder whose arrays, sizes[split, task] = (rows, longest row), await write_rows(), and in the end makes it the data set `out`."""
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    files, S = {}, meta["canvas"]
-    for split, task, (n, longest) in ((s, t, size) for s, tasks in sizes.items() for t, size in tasks.items() if size[0]):
-        shapes = {"ids": (n, longest), "roles": (n, longest)} | ({"pixels": (n, S, S, 3)} if task == "understand" else {})
-        for kind, shape in shapes.items():
-            file = part / f"{split}_{task}_{kind}.npy"
-            np.lib.format.open_memmap(file, "w+", np.uint16 if kind == "ids" else np.uint8, shape)
-            files[file] = shape
     try:
+        shapes, S, first_image = {}, meta["canvas"], encoding_of({"merges": merges}).n_vocab
+        for (split, task), (n, longest) in sizes.items():
+            for kind in ARRAYS[task]:
+                shape = shapes[f"{split}_{task}_{kind}.npy"] = (n, S, S, 3) if kind == "pixels" else (n, longest)
+                np.lib.format.open_memmap(part / f"{split}_{task}_{kind}.npy", "w+", np.uint16 if kind == "ids" else np.uint8, shape)
         yield part
-    except BaseException:
+        save_tokenizer(part / "tokenizer.pt", tok)
+        save_json(part / "meta.json", meta | {
+            "version": VERSION, "block_size": max(longest for _, longest in sizes.values()), "first_image": first_image,
+            "vocab_size": -(-(first_image + tok.n_codes + 2) // 64) * 64, "n_codes": tok.n_codes, "merges": merges,
+            "files": {name: {"shape": shape, "sha256": checksum(part / name)} for name, shape in shapes.items()}})
+        shutil.rmtree(out, ignore_errors=True)
+        os.replace(part, out)
+    finally:  # an interrupted build leaves nothing half made
         shutil.rmtree(part, ignore_errors=True)
-        raise
-    first_image = len(tokens) + len(SPECIAL)
-    save_tokenizer(part / "tokenizer.pt", tok)
-    save_json(part / "meta.json", meta | {
-        "version": VERSION, "block_size": max(longest for tasks in sizes.values() for _, longest in tasks.values()), "first_image": first_image,
-        "vocab_size": -(-(first_image + tok.n_codes + 2) // 64) * 64, "n_codes": tok.n_codes, "merges": [t.decode("latin-1") for t in tokens[256:]],
-        "files": {f.name: {"shape": shape, "sha256": checksum(f)} for f, shape in files.items()}})
-    shutil.rmtree(out, ignore_errors=True)
-    os.replace(part, out)
 
 
 def write_rows(part, split, task, at, rows, pad, pixels=None):
     """Rows [(ids, roles)], and to understand their pictures (N, S, S, 3) uint8, into the arrays of new_dataset() from row `at` on."""
-    open_array = lambda kind: np.load(part / f"{split}_{task}_{kind}.npy", mmap_mode="r+")
-    for kind, new in zip(("ids", "roles", "pixels"), pack(rows, open_array("ids").shape[1], pad) + (pixels,) * (pixels is not None)):
-        open_array(kind)[at:at + len(rows)] = new
+    arrays = [np.load(part / f"{split}_{task}_{kind}.npy", mmap_mode="r+") for kind in ARRAYS[task]]
+    for array, new in zip(arrays, (*pack(rows, arrays[0].shape[1], pad), pixels)):
+        array[at:at + len(rows)] = new
 
 
 def checksum(file):
@@ -596,15 +566,8 @@ def checksum(file):
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-def encoding_of(meta):
-    return text_tokenizer([bytes([b]) for b in range(256)] + [m.encode("latin-1") for m in meta["merges"]])
-
-
 def load_dataset(folder):
-    """
-    A data set: .meta, .enc (text tokenizer) and .rows[split][task] = (ids, roles), to understand also pixels, memory-mapped. Exits with one line if it is
-    damaged.
-    """
+    """A data set: .meta, .enc (text tokenizer) and .rows[split][task] = its ARRAYS, memory-mapped. Exits with one line if it is damaged."""
     folder = Path(folder)
     try:
         meta = json.loads((folder / "meta.json").read_text())
@@ -614,14 +577,12 @@ def load_dataset(folder):
         sys.exit(f"{folder}/meta.json: not JSON ({e}); remove the folder and make the data set again")
     if meta.get("version") != VERSION:
         sys.exit(f"{folder}: a data set of version {meta.get('version')}, this code reads {VERSION}; remove the folder and make it again")
-    rows = {"train": {}, "val": {}}
     for name, about in meta["files"].items():
         file = folder / name
         if not file.exists() or checksum(file) != about["sha256"]:
             sys.exit(f"{file}: {'differs from its checksum' if file.exists() else 'is missing'}; remove {folder} and make the data set again")
-        split, task, kind = file.stem.split("_")
-        rows.setdefault(split, {}).setdefault(task, {})[kind] = np.load(file, mmap_mode="r")
-    rows = {s: {t: tuple(a[k] for k in ("ids", "roles", "pixels") if k in a) for t, a in tasks.items() if len(a["ids"])} for s, tasks in rows.items()}
+    rows = {split: {task: tuple(np.load(folder / f"{split}_{task}_{kind}.npy", mmap_mode="r") for kind in ARRAYS[task])
+                    for task in TASKS if f"{split}_{task}_ids.npy" in meta["files"]} for split in ("train", "val")}
     return SimpleNamespace(meta=meta, enc=encoding_of(meta), rows=rows, folder=folder)
 
 
@@ -630,12 +591,13 @@ PIECE = 1000  # of them, a process draws and puts into tokens at a time
 
 
 def toy_rows(piece, part, tok, enc, canvas, longest):
-    """piece (split, at, [(scene, prompt, turns)]): draws the scenes and writes their rows, both tasks', from `at` on."""
+    """piece (split, at, [(scene, prompt, turns, alone)]): draws the scenes and writes their rows, both tasks', from `at` on."""
     split, at, work = piece
     pixels, pad = render_all([w[0] for w in work], canvas), enc._special_tokens["<|pad|>"]
     drawn, seen = [], []
-    for codes, (_, prompt, turns) in zip(tok.encode(pixels).numpy(), work):
+    for codes, (_, prompt, turns, alone) in zip(tok.encode(pixels).numpy(), work):
         drawn.append(make_row(enc, enc.n_vocab, codes, prompt))
+        turns = turns[-1:] if alone else turns
         while len((row := make_row(enc, enc.n_vocab, codes, turns=turns))[0]) > longest:  # describing alone always fits
             turns = turns[:-2] + turns[-1:]
         seen.append(row)
@@ -651,10 +613,7 @@ def become_worker():
 
 
 def build_toy(out, size="nano", n=40_000, seed=0):
-    """
-    The toy world as a data set: n scenes, each as one generate row and one understand row, and up to 1,000 more for validation. Many are drawn and put
-    into tokens by several processes, while this one makes up the next ones, and what to say of them.
-    """
+    """The toy world as a data set: n scenes, each as one generate row and one understand row, and up to 1,000 more for validation."""
     out, canvas, rng = data_folder(out), CANVAS[size], np.random.default_rng(seed)
     path = ASSETS / f"tokenizer-{canvas}.pt"
     if not path.exists():
@@ -669,30 +628,29 @@ def build_toy(out, size="nano", n=40_000, seed=0):
                 prompts = [caption(s, rng)["prompt"] for s in scenes]
                 turns = [[t[1:] for t in questions(s, rng)] for s in scenes]
                 alone = rng.random(len(scenes)) < .15  # only described: or it would learn to describe only at the end of a conversation
-                work = list(zip(scenes, prompts, [t[-1:] if a else t for t, a in zip(turns, alone)]))
-                yield [(split, at + i, work[i:i + PIECE]) for i in range(0, len(work), PIECE)], prompts, turns
+                work = list(zip(scenes, prompts, turns, alone))
+                yield [(split, at + i, work[i:i + PIECE]) for i in range(0, len(work), PIECE)]
 
-    chunk = next(todo := chunks())
-    tokens = learn_merges(chunk[1][:5000] + [x for t in chunk[2][:5000] for q in t for x in q], 512)
-    enc, n_image = text_tokenizer(tokens), (canvas // tok.patch) ** 2
+    todo = chunks()
+    first = next(todo)
+    known = [w for _, _, work in first for w in work][:5000]
+    merges = learn_merges([text for _, prompt, turns, _ in known for text in (prompt, *chain(*turns))], 512)
+    todo = chain([first], todo)
+    del first, known  # or they would be kept in memory to the end
+    enc, n_image = encoding_of({"merges": merges}), (canvas // tok.patch) ** 2
     # nothing to draw is longer than four objects with the longest words; all that is asked about a picture fits as a rule: up to six turns
     words = 4 * max(len(enc.encode_ordinary(f", {z} {c} {s}")) for z in SIZES for c in COLORS for s in SHAPES) - 1
-    longest = max(n_image + 60, n_image + len(enc.encode_ordinary("describe the picture.")) + words + 5)
-    widths = {"generate": 2 + n_image + words, "understand": longest}
-    sizes = {split: {task: (m, widths[task]) for task in TASKS} for split, m in counts.items()}
+    longest = n_image + max(60, len(enc.encode_ordinary("describe the picture.")) + words + 5)
+    sizes = {(split, task): (m, longest if task == "understand" else 2 + n_image + words) for split, m in counts.items() for task in TASKS}
     meta = {"kind": "toy", "seed": seed, "canvas": canvas, "n_image": n_image}
     workers = min(torch.get_num_threads(), 8) if n > 10 * PIECE else 0
-    with (new_dataset(out, meta, tokens, tok, sizes) as part, tqdm(total=sum(counts.values()), desc="toy world", unit=" scenes") as bar,
+    with (new_dataset(out, meta, merges, tok, sizes) as part, tqdm(total=sum(counts.values()), desc="toy world", unit=" scenes") as bar,
           get_context("spawn").Pool(workers, become_worker) if workers else nullcontext() as pool):
         make = functools.partial(toy_rows, part=part, tok=tok, enc=enc, canvas=canvas, longest=longest)
-        drawing = ()
-        while chunk:
-            coming = (pool.imap_unordered if pool else map)(make, chunk[0])
-            for k in drawing:
+        jobs = ((pool.imap_unordered if pool else map)(make, chunk) for chunk in todo)
+        for job, _ in pairwise(chain(jobs, [None])):  # while processes draw a chunk and put it into tokens, this one makes up the next
+            for k in job:
                 bar.update(k)
-            drawing, chunk = coming, next(todo, None)
-        for k in drawing:
-            bar.update(k)
 
 
 def read_picture(path, canvas):
@@ -705,34 +663,30 @@ def read_picture(path, canvas):
             if max(picture.size) > 10_000:
                 raise ValueError(f"picture of {picture.size[0]} x {picture.size[1]} pixels, more than 10,000 a side; reduce it first")
             picture = ImageOps.exif_transpose(picture).convert("RGBA")
-    except ValueError:
-        raise
     except Exception as e:  # Pillow's readers raise whatever a broken file makes them trip over
-        raise ValueError(reasons.get(type(e), f"broken picture ({e})"))
+        raise e if isinstance(e, ValueError) else ValueError(reasons.get(type(e), f"broken picture ({e})"))
     white = Image.new("RGBA", picture.size, "white")
     return np.asarray(ImageOps.fit(Image.alpha_composite(white, picture).convert("RGB"), (canvas, canvas), Image.LANCZOS))
 
 
 def read_record(record, images):
     """One LLaVA-style record -> (picture file, prompt or None, turns). Raises ValueError with the reason if it is unusable."""
-    if not isinstance(record, dict):
-        raise ValueError(f"is a {type(record).__name__}, not an object")
-    if not isinstance(record.get("image"), str) or not record["image"]:
-        raise ValueError("'image' is no file name")
-    talk = record.get("conversations")
-    if not isinstance(talk, list) or len(talk) < 2 or len(talk) % 2:
-        raise ValueError("'conversations' is no list of human and gpt turns in pairs")
+    def need(ok, reason):
+        if not ok:
+            raise ValueError(reason)
+
+    need(isinstance(record, dict), f"is a {type(record).__name__}, not an object")
+    image, talk = record.get("image"), record.get("conversations")
+    need(image and isinstance(image, str), "'image' is no file name")
+    need(isinstance(talk, list) and talk and len(talk) % 2 == 0, "'conversations' is no list of human and gpt turns in pairs")
     for turn, who in zip(talk, ("human", "gpt") * len(talk)):
-        if not isinstance(turn, dict) or turn.get("from") != who or not isinstance(turn.get("value"), str):
-            raise ValueError(f"a turn is not {{'from': '{who}', 'value': text}}")
-    says = [t["value"].replace("<image>", "").strip() if t["from"] == "human" else t["value"].strip() for t in talk]
-    if not all(says):
-        raise ValueError("a turn has an empty text")
-    if "<image>" not in says[1::2]:
-        return Path(images) / record["image"], None, list(zip(says[::2], says[1::2]))
-    if len(says) > 2:
-        raise ValueError("a generation pair has one human and one gpt turn")
-    return Path(images) / record["image"], says[0], []
+        said = isinstance(turn, dict) and turn.get("from") == who and isinstance(turn.get("value"), str)
+        need(said, f"a turn is not {{'from': '{who}', 'value': text}}")
+    asked, told = [t["value"].replace("<image>", "").strip() for t in talk[::2]], [t["value"].strip() for t in talk[1::2]]
+    need(all(asked + told), "a turn has an empty text")
+    draws = "<image>" in told
+    need(not draws or len(talk) == 2, "a generation pair has one human and one gpt turn")
+    return Path(images) / image, asked[0] if draws else None, [] if draws else list(zip(asked, told))
 
 
 def build_real(file, images, out, size="nano", seed=0, steps=3000):
@@ -758,44 +712,43 @@ def build_real(file, images, out, size="nano", seed=0, steps=3000):
     print(f"{file}: {len(good)} of {len(records)} records are usable, {len(records) - len(good)} skipped; {len(pictures)} pictures")
     if not good:
         sys.exit(f"{file}: no usable record; correct the reasons above (--images is the folder that 'image' is relative to)")
-    pictures, rng = np.stack(pictures), np.random.default_rng(seed)
-    tok = train_image_tokenizer(lambda step: pictures[np.random.default_rng([seed, step]).integers(len(pictures), size=32)], steps, canvas // 8, seed=seed)
-    tokens = learn_merges([x for _, p, turns in good for x in ([p] if p else [y for t in turns for y in t])], 1024)
-    enc, codes = text_tokenizer(tokens), tok.encode(pictures).numpy()
+    pictures = np.stack(pictures)
+    tok = train_image_tokenizer(lambda some: pictures[some], len(pictures), steps, canvas // 8, seed=seed)
+    merges = learn_merges([text for _, prompt, turns in good for text in ([prompt] if prompt else chain(*turns))], 1024)
+    enc, codes = encoding_of({"merges": merges}), tok.encode(pictures).numpy()
     n_image, cut = codes.shape[1], 0
     longest = n_image + 128  # tokens; more is cut, and counted
-    rows, seen = {split: {task: [] for task in TASKS} for split in ("train", "val")}, {"train": [], "val": []}
-    held = set(rng.permutation(len(pictures))[:min(500, len(pictures) // 20)].tolist())  # by picture, so that both tasks hold out the same
+    rows = {(split, task): [] for split in ("train", "val") for task in TASKS}  # of each its ids and roles, and the number of its picture
+    held = set(np.random.default_rng(seed).permutation(len(pictures))[:min(500, len(pictures) // 20)])  # by picture: both tasks the same
     for i, prompt, turns in good:
         if prompt:
             text = enc.encode_ordinary(prompt)
             cut += len(text) > longest - n_image - 2
-            row = make_row(enc, enc.n_vocab, codes[i], enc.decode(text[:longest - n_image - 2]))
+            ids, roles = make_row(enc, enc.n_vocab, codes[i], enc.decode(text[:longest - n_image - 2]))
         else:
-            row = make_row(enc, enc.n_vocab, codes[i], turns=turns)
-            cut += len(row[0]) > longest + 1
-            row = row[0][:longest + 1], row[1][:longest + 1]
-        if any(r & TARGET for r in row[1]):  # else the question alone filled it
-            split = "val" if i in held else "train"
-            rows[split]["generate" if prompt else "understand"].append(row)
-            seen[split] += [] if prompt else [i]
-    if not any(rows["train"].values()):
+            ids, roles = make_row(enc, enc.n_vocab, codes[i], turns=turns)
+            cut += len(ids) > longest + 1
+            ids, roles = ids[:longest + 1], roles[:longest + 1]
+        if any(r & TARGET for r in roles):  # else the question alone filled it
+            rows["val" if i in held else "train", "generate" if prompt else "understand"].append(((ids, roles), i))
+    if not any(rows["train", task] for task in TASKS):
         sys.exit(f"{file}: no usable record; the questions are longer than the {longest} tokens that a row holds, and leave no room for an answer")
     for task in TASKS:  # too few pictures to hold any out: validate on what is there
-        if rows["train"][task] and not rows["val"][task]:
+        if rows["train", task] and not rows["val", task]:
             print(f"no {task} pair is held out (there are few): validation uses training pairs")
-            rows["val"][task] = rows["train"][task][:100]
-            seen["val"] = seen["val"] or seen["train"][:100]
-    sizes = {split: {task: (len(r), max((len(ids) for ids, _ in rows["train"][task] + rows["val"][task]), default=0)) for task, r in tasks.items()} for split, tasks in rows.items()}
-    with new_dataset(out, {"kind": "real", "seed": seed, "canvas": canvas, "n_image": n_image}, tokens, tok, sizes) as part:
-        for split, task in ((s, t) for s in rows for t in TASKS if rows[s][t]):
-            write_rows(part, split, task, 0, rows[split][task], enc._special_tokens["<|pad|>"], pictures[seen[split]] if task == "understand" else None)
+            rows["val", task] = rows["train", task][:100]
+    widths = {task: max((len(ids) for split in ("train", "val") for (ids, _), _ in rows[split, task]), default=0) for task in TASKS}
+    sizes = {(split, task): (len(some), widths[task]) for (split, task), some in rows.items() if some}
+    with new_dataset(out, {"kind": "real", "seed": seed, "canvas": canvas, "n_image": n_image}, merges, tok, sizes) as part:
+        for split, task in sizes:
+            some, of = zip(*rows[split, task])
+            write_rows(part, split, task, 0, some, enc._special_tokens["<|pad|>"], pictures[list(of)] if task == "understand" else None)
     if cut:
         print(f"{cut} texts were longer than the {longest} tokens that a row holds and were cut, or left out where no answer remained")
-    sheet = np.concatenate([np.concatenate(list(x[:12]), 1) for x in (pictures, tok.decode(torch.from_numpy(codes[:12])))])
-    Image.fromarray(sheet).resize((sheet.shape[1] * 2, sheet.shape[0] * 2)).save(Path(out) / "tokenizer.png")
-    print(f"{out}: {', '.join(f'{len(rows[s][t])} {t} rows to {s}' for s in rows for t in TASKS)}\n"
-          f"{Path(out) / 'tokenizer.png'}: originals over reconstructions, {len(np.unique(codes))} of {tok.n_codes} codes in use\n"
+    sheet = np.vstack([np.hstack(x[:12]) for x in (pictures, tok.decode(torch.from_numpy(codes[:12])))])
+    ImageOps.scale(Image.fromarray(sheet), 2).save(out / "tokenizer.png")
+    print(f"{out}: {', '.join(f'{len(some)} {task} rows to {split}' for (split, task), some in rows.items())}\n"
+          f"{out / 'tokenizer.png'}: originals over reconstructions, {len(np.unique(codes))} of {tok.n_codes} codes in use\n"
           f"next: python train.py --data {out}")
 
 
@@ -811,8 +764,8 @@ def ceiling(tok, canvas, n=2000, seed=2**31 + 1):
 def train_toy_tokenizer(path, canvas, steps=3000, seed=0):
     """The toy world's image tokenizer for a canvas, saved in half precision. Prints what the judge makes of it."""
     scenes = make_scenes(50_000, [seed, 2])
-    get = lambda step: render_all([scenes[i] for i in np.random.default_rng([seed, step]).integers(len(scenes), size=32)], canvas)
-    save_tokenizer(path, train_image_tokenizer(get, steps, canvas // 8, seed=seed), half=True)
+    get = lambda some: render_all([scenes[i] for i in some], canvas)
+    save_tokenizer(path, train_image_tokenizer(get, len(scenes), steps, canvas // 8, seed=seed), half=True)
     true, rebuilt, used = ceiling(load_tokenizer(path), canvas)
     print(f"{path}: the judge parses {true:.2%} of true and {rebuilt:.2%} of reconstructed pictures exactly; {used:.0%} of the codes in use")
 
