@@ -3,12 +3,13 @@ model.py: the transformer and its dial. Read it after data.py; aia.py comes next
 
   1. the table         every published way to take the network apart, a row a paper
   2. copies            weights that exist more than once, of which each token uses its own
-  3. the transformer   a plain modern decoder (RMSNorm, rotary positions, QK-norm, squared ReLU, no biases, fused attention), and its optimisers
-  4. what it costs     the dial turned by flags; parameters, FLOPs, time, cache
+  3. the transformer   a plain modern decoder: RMSNorm, rotary positions, QK-norm, squared ReLU, no biases, fused attention
+  4. around it         optimisers, devices, loading
+  5. what it costs     the dial turned by flags; parameters, FLOPs, time, cache
 
-With nothing taken apart this is the purely unified baseline, `emu3`: nothing in it depends on the task, and on the modality only two tables do (where in
-the picture an image token stands, what its digits are). The one unusual thing is `key`: given which tokens are the keys of the interaction, attention also
-returns how much of its weight they receive, from the same call (see attend).
+With nothing taken apart this is the purely unified baseline, `emu3`: nothing in it depends on the task, and on the modality only two tables do
+(where in the picture an image token stands, what its digits are). The one unusual thing is `key`: given which tokens are the keys of the
+interaction, attention also returns how much of its weight they receive, from the same call (see Attention).
 
     python model.py                  # the table of presets with what each costs, measured here
 """
@@ -23,7 +24,7 @@ from types import SimpleNamespace
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor, Replicate
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
@@ -50,7 +51,7 @@ class Config:
     levels: tuple = (8, 5, 5, 5)  # values of each digit of an image token (see data.ImageTokenizer)
     patch: int = 6          # pixels a side of what an image token stands for
     # the dial
-    split: tuple = ()       # what exists in copies: any of norm, qkv (and the output projection), ffn, ends (embeddings, final norm, head; by task only)
+    split: tuple = ()       # what exists in copies: any of norm, qkv (and the output projection), ffn, ends (embeddings, final norm, head)
     route: str = "modality" # who takes the second copy: modality (image tokens) | generated (those being drawn) | task (all, when drawing);
                             # or ffn copies are experts, chosen by a router: learned | supervised (it learns to tell the task) | oracle (it is told)
     experts: int = 1        # by a router: how many to choose from, supervised and oracle: for each task
@@ -64,9 +65,9 @@ class Config:
         return "ffn" in self.split and self.route in ("learned", "supervised", "oracle")
 
 
-# A preset is what it changes in Config; deviations from its paper are said here. A stage is the share of the steps it takes, what trains in it (a pattern of
-# weights' names; all else is frozen), and what else it changes: generate:understand rows, learning rate, route. The papers' stages start from a trained
-# language model, these from a trained emu3 (--init_from); learning rates are milder than theirs, as these runs are short.
+# A preset is what it changes in Config; deviations from its paper are said here. A stage is the share of the steps it takes, what trains in it
+# (a pattern of weights' names; all else is frozen), and what else it changes: generate:understand rows, learning rate, route. The papers' stages
+# start from a trained language model, these from a trained emu3 (--init_from); learning rates are milder than theirs, as these runs are short.
 ALL = ("norm", "qkv", "ffn")
 SECOND = r"(norm[12]|qkv|proj|ffn)\.1\."  # the names of second copies
 PRESETS = {
@@ -77,19 +78,19 @@ PRESETS = {
         {"share": .1, "train": r"eyes\.adapter|own_", "ratio": "3:1"},
         {"share": .5, "train": r"^(?!eyes\.(patch|place|block|norm))", "ratio": "5:2"},
         {"share": .4, "train": "", "ratio": "4:5", "lr": .5}]},
-    # Diao et al. 2025, arXiv 2502.06788: all weights by modality. The paper only sees; here it draws as emu3 does. <|cls|> and <|row|> are rows of
-    # the embedding, so they train in the last stage only
+    # Diao et al. 2025, arXiv 2502.06788: all weights by modality. The paper only sees; here it draws as emu3 does. <|cls|> and <|row|> are rows
+    # of the embedding, so they train in the last stage only
     "evev2": {"split": ALL, "route": "modality", "see": "patches", "stages": [
         {"share": .1, "train": r"eyes", "ratio": "0:1"},
         {"share": .3, "train": r"eyes|" + SECOND},
         {"share": .6, "train": ""}]},
-    # Deng et al. 2025, arXiv 2505.14683: all weights by whether a token is of a picture being drawn. This is a discrete variant: the paper draws by
-    # flow, attends both ways within a picture, and splits the final norm too
+    # Deng et al. 2025, arXiv 2505.14683: all weights by whether a token is of a picture being drawn. This is a discrete variant: the paper draws
+    # by flow, attends both ways within a picture, and splits the final norm too
     "bagel": {"split": ALL, "route": "generated", "see": "encoder", "stages": [
         {"share": .1, "train": r"eyes\.adapter", "ratio": "0:1"},
         {"share": .9, "train": ""}]},
-    # Zhang et al. 2025, arXiv 2506.03591: experts per task in a Janus-Pro, and a shared one. The second stage trains all at half the learning rate, in
-    # LoRA's place
+    # Zhang et al. 2025, arXiv 2506.03591: experts per task in a Janus-Pro, and a shared one. The second stage trains all at half the learning
+    # rate, in LoRA's place
     "utamoe": {"split": ("ffn",), "route": "supervised", "experts": 2, "shared": True, "see": "encoder", "own_head": True, "stages": [
         {"share": .4, "train": r"experts|shared|router|mix", "route": "oracle"},
         {"share": .6, "train": "", "lr": .5}]},
@@ -105,8 +106,8 @@ PRESETS = {
 
 class Copies(nn.ModuleList):
     """
-    One module, or several of the same shape of which each token uses one. Tokens come sorted by copy, so that each copy's are a slice: no token is
-    computed twice, none is masked, and where the sizes follow from the shape of a row (all routes but routers) nothing waits for data.
+    One module, or several of the same shape of which each token uses one. Tokens come sorted by copy, so that each copy's are a slice: none is
+    computed twice or masked, and where the sizes follow from the shape of a row (all routes but routers) nothing waits for data.
     """
     def forward(self, x, sizes):
         """x (N, C): sizes[0] tokens of copy 0, then sizes[1] of copy 1, ... -> the same rows (N, C')"""
@@ -133,11 +134,11 @@ class FFN(nn.Module):
 
 class Experts(nn.Module):
     """
-    FFN copies chosen per token by a router. An expert is as wide as the dense FFN, or with a shared expert both are half as wide: an FFN is a sum over its
-    hidden units, so what a token costs is the dense network's. The weight of the chosen one is 1 in value, its probability p in gradient.
-      learned      one softmax over all experts; loss: E sum_i f_i p_i (Fedus et al. 2021, eq. 4), p_i the mean probability of expert i in this task, f_i its
-                   share of the tokens of both tasks: an even load is asked for over all, so that an expert may still be one task's
-      supervised   first the task, by a router that learns it from its label (loss: cross-entropy, for this router alone), then an expert among that task's
+    FFN copies chosen per token by a router. An expert is as wide as the dense FFN, or with a shared expert both are half as wide: an FFN is a sum
+    over its hidden units, so what a token costs is the dense network's. The chosen one's weight is 1 in value, its probability p in gradient.
+      learned      one softmax over all experts; loss: E sum_i f_i p_i (Fedus et al. 2021, eq. 4), p_i the mean probability of expert i in this task,
+                   f_i its share of the tokens of both tasks: the load is to be even over all, so that an expert may still be one task's
+      supervised   first the task, by a router that learns it from its label (cross-entropy, for this router alone), then one of that task's experts
       oracle       the same, but the label itself decides
     After a forward: .aux, the router's loss, and .load (E,), the share of tokens (padding too) that each expert took.
     """
@@ -157,8 +158,7 @@ class Experts(nn.Module):
     def forward(self, x, drawn):  # x (N, C), all of one task
         scores = self.router(x).float()  # (N, E)
         if self.c.route != "learned":
-            guess = self.task_router(x.detach()).float()  # (N, 2)
-            task = torch.full((len(x),), int(drawn), device=x.device)
+            guess, task = self.task_router(x.detach()).float(), torch.full((len(x),), int(drawn), device=x.device)  # (N, 2), (N,)
             self.aux = F.cross_entropy(guess, task)
             task = guess.argmax(-1) if self.c.route == "supervised" else task
             other = torch.arange(self.n, device=x.device) // self.c.experts != task[:, None]
@@ -171,11 +171,11 @@ class Experts(nn.Module):
             if torch.is_grad_enabled():
                 self.last[int(drawn)] = self.load
             self.aux = self.n * (self.last.mean(0) * p.mean(0)).sum()
-        pad = -count % (64 if torch.is_grad_enabled() else 1)  # in training sizes are rounded up to few different ones, as a kernel is prepared for each
+        pad = -count % (32 if torch.is_grad_enabled() else 1)  # in training to few different sizes, as a kernel is prepared for each
         at = sort_by(expert)[1] + (pad.cumsum(0) - pad)[expert]  # each token's place in the rows of all experts
         sizes = (count + pad).tolist()  # the one place where the host waits for data: how many chose which
         parts = x.new_zeros(sum(sizes), x.size(1)).index_copy(0, at, x).split(sizes)
-        y = torch.cat([own(part) for own, part in zip(self.experts, parts)]).index_select(0, at)  # idle ones too: their gradients are zero, not none
+        y = torch.cat([own(part) for own, part in zip(self.experts, parts)]).index_select(0, at)  # idle ones' gradients are zero, not none
         y = y * (best / best.detach())[:, None].to(y.dtype)
         return self.mix[0] * y + self.mix[1] * self.shared(x) if self.c.shared else y
 
@@ -184,92 +184,102 @@ class Experts(nn.Module):
 # 3. the transformer
 
 
-def rms_norm(x):
+def spin(x, turn):
     """
-    Zhang and Sennrich 2019, arXiv 1910.07467, eq. 4, without its gain. On a CPU written out, as F.rms_norm's derivative there is many small kernels (and so is
-    a mean's or a square()'s): forward and backward take 0.4 to 0.5 of its time.
+    Rotary positions (Su et al. 2021, arXiv 2104.09864, eq. 34): neighbouring channels of x (..., D) are complex numbers, turned by position times
+    frequency, turn (..., D / 2, 2). As complex numbers it is one pass over memory; what compiles knows only real ones, and fuses them.
     """
-    if x.device.type != "cpu":
-        return F.rms_norm(x, x.shape[-1:], eps=1e-6)
-    return x * ((x * x).sum(-1, keepdim=True) / x.size(-1) + 1e-6).rsqrt()
+    x = x.unflatten(-1, (-1, 2))
+    if x.device.type == "cpu" and not torch.compiler.is_compiling():
+        return torch.view_as_real(torch.view_as_complex(x) * torch.view_as_complex(turn)).flatten(-2)
+    (a, b), (cos, sin) = x.unbind(-1), turn.unbind(-1)
+    return torch.stack((a * cos - b * sin, a * sin + b * cos), -1).flatten(-2)
+
+
+class Norm(torch.autograd.Function):
+    """
+    RMSNorm (Zhang and Sennrich 2019, arXiv 1910.07467, eq. 4) without its gain; for queries and keys, given turn, then rotary positions and `room`
+    channels of zeros. With its derivative written out: autograd's is many small kernels, which on a CPU take longer than the products do.
+    """
+    @staticmethod
+    def forward(ctx, x, turn=None, room=0):  # x (..., D) -> (..., D + room)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        r = (torch.linalg.vector_norm(wide, dim=-1, keepdim=True) ** 2 / x.size(-1) + 1e-6).rsqrt()
+        y = wide * r if turn is None else spin(wide, turn).mul_(r)
+        y = F.pad(y, (0, room)).to(x.dtype) if room else y.to(x.dtype)
+        ctx.save_for_backward(y, r, turn)
+        return y
+
+    @staticmethod
+    def backward(ctx, g):
+        y, r, turn = ctx.saved_tensors
+        D = y.size(-1) if turn is None else 2 * turn.size(-2)
+        g, y = g[..., :D].to(r.dtype), y[..., :D]
+        g = torch.addcmul(g, y.to(r.dtype), (g * y).sum(-1, keepdim=True) / D, value=-1)
+        g = g if turn is None else spin(g, turn * turn.new_tensor((1, -1)))
+        return g.mul_(r).to(y.dtype), None, None
 
 
 class RMSNorm(nn.RMSNorm):
     def forward(self, x):
-        return rms_norm(x) * self.weight
+        return Norm.apply(x) * self.weight
 
 
-def rotate(x, cos, sin):
-    """
-    Rotary positions (Su et al. 2021, arXiv 2104.09864, eq. 34): pairs of channels, D / 2 apart, turn by position times frequency. x: (B, H, T, D); of sin, the
-    first half is negative.
-    """
-    return x * cos + x.roll(x.size(-1) // 2, -1) * sin
-
-
-def softmax_matrix(q, k, mask=None):
+def softmax_matrix(q, k, scale, mask=None):
     """The weight of each key for each query, (B, H, T, S): causal, or as mask says."""
     seen = mask if mask is not None else torch.ones(q.size(2), k.size(2), dtype=torch.bool, device=q.device).tril()
-    scores = (q * q.size(-1) ** -.5) @ k.mT
-    hidden = torch.zeros_like(seen, dtype=scores.dtype).masked_fill(~seen, float("-inf"))  # added, as filling the scores has a derivative to pay for
-    return (scores + hidden).softmax(-1)
-
-
-def attend(q, k, v, mask=None, key=None, explicit=False):
-    """
-    softmax_matrix(q, k, mask) @ v (B, H, T, D), and mass (B, T) or None: the weight each query puts on the tokens where key (B, S) is True, mean over heads.
-
-    That weight is itself an attention output: give the values one more channel that is 1 on these keys and 0 elsewhere, and that channel of softmax(QK')V is
-    the sum over them of the weights. Exact, differentiable, and from the fused kernel, in which no T x T matrix ever exists. It wants q, k and v equally wide:
-    zero channels change no logit; on a GPU eight, as kernels there like multiples of eight. On a CPU in bfloat16 this kernel is slow with short rows: it takes
-    1.4 times what the matrix takes at 512 tokens, 3.7 times at 123 (forward and backward, results/bench.md). So short rows go by the matrix there.
-    explicit: by the matrix, as one would first write it; for reading and for the tests.
-    """
-    D, room, mass = q.size(-1), 0 if key is None or explicit else 8 if q.is_cuda else 1, None
-    if room:
-        indicator = key[:, None, :, None].to(v.dtype).expand(-1, v.size(1), -1, -1)
-        v = torch.cat((v, F.pad(indicator, (0, room - 1))), dim=-1)  # (B, H, S, D + room)
-    if explicit or q.device.type == "cpu" and v.dtype == torch.bfloat16 and k.size(2) <= 512:
-        weights = softmax_matrix(q, k, mask)
-        y = weights @ v
-        if explicit and key is not None:
-            mass = (weights * key[:, None, None]).sum(-1).mean(1)  # (B, H, T, S) -> (B, T)
-    else:
-        q, k = (F.pad(x, (0, room)) if room else x for x in (q, k))
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=D ** -.5)
-    if room:
-        y, mass = y.split((D, room), dim=-1)
-        mass = mass[..., 0].float().mean(1)  # (B, T)
-    return y, mass
+    hidden = torch.zeros_like(seen, dtype=q.dtype).masked_fill(~seen, float("-inf"))  # added, as filling has a derivative to pay for
+    return ((q * scale) @ k.mT + hidden).softmax(-1)
 
 
 class Attention(nn.Module):
-    """Causal self-attention which, asked for it, also says where it looks (see attend)."""
+    """
+    Causal self-attention which, given key, also returns mass: the weight that each query puts on the tokens where key is True, mean over heads.
+
+    That weight is itself an attention output: give the values one more channel that is 1 on these keys and 0 elsewhere, and that channel of
+    softmax(QK')V is the sum over them of the weights. Exact, differentiable, and from the fused kernel, in which no T x T matrix ever exists. It
+    wants q, k and v equally wide: zero channels change no logit; on a GPU eight, as kernels there like multiples of eight.
+    """
     def __init__(self, c):
         super().__init__()
         self.n_head, n = c.n_head, 2 if "qkv" in c.split else 1
         self.qkv = Copies(nn.Linear(c.n_embd, 3 * c.n_embd, bias=False) for _ in range(n))
         self.proj = Copies(nn.Linear(c.n_embd, c.n_embd, bias=False) for _ in range(n))
 
-    def forward(self, x, layout, rope, key=None, explicit=False, cache=None, mask=None):
+    def forward(self, x, layout, turn, key=None, explicit=False, cache=None, mask=None):
         """
-        x (N, C), sorted by copy -> y (N, C), mass (B, T) or None; key, explicit and mask (B, 1, T, S): see attend.
+        x (N, C), sorted by copy -> y (N, C), mass (B, T) or None. key (B, S); mask (B, 1, T, S), or None: causal.
         layout: (B, T, sizes, order, back): the copies' sizes, what sorts the B T tokens by copy, and back (None: they are sorted as they stand).
-        cache: (k, v, start): (B, H, S, D) each, filled up to position start.
+        cache: (k, v, start): (B, H, S, D) each, filled up to position start. explicit: mass from the matrix of weights, as one would first write it.
         """
         B, T, sizes, order, back = layout
-        C = x.size(-1)
+        H, D = self.n_head, x.size(-1) // self.n_head
+        room = 0 if key is None or explicit else 8 if x.is_cuda else 1
         qkv = self.qkv(x, sizes)  # (N, 3 C)
         qkv = qkv if back is None else qkv.index_select(0, back)  # attention is joint: tokens return to their places
-        qkv = qkv.view(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4)  # (3, B, H, T, D)
-        qk, v = qkv.split((2, 1))  # split, not sliced: a slice's gradient is as large as the whole, mostly zeros
-        (q, k), v = rotate(rms_norm(qk.to(rope[0].dtype)), *rope).unbind(), v.squeeze(0)  # in float32, whatever the products are in
+        qk, v = qkv.view(B, T, 3, H, D).split((2, 1), 2)  # split, not sliced: a slice's gradient is as large as the whole, mostly zeros
+        q, k = Norm.apply(qk, turn, room).permute(2, 0, 3, 1, 4)  # (B, H, T, D + room) each
+        v = v.squeeze(2).transpose(1, 2)  # (B, H, T, D)
         if cache is not None:
             K, V, start = cache
-            K[:, :, start:start + T], V[:, :, start:start + T] = k, v
-            k, v = K[:, :, :start + T], V[:, :, :start + T]  # (B, H, start + T, D)
-        y, mass = attend(q, k, v, mask, key, explicit)
-        y = y.transpose(1, 2).reshape(B * T, C)
+            K[:, :, start:start + T], V[:, :, start:start + T] = k[..., :D], v
+            k, v = F.pad(K[:, :, :start + T], (0, room)), V[:, :, :start + T]  # (B, H, S, ...), S = start + T
+        if room:
+            indicator = F.pad(key[:, None, :, None].to(v.dtype), (0, room - 1)).expand(-1, H, -1, -1)
+            v = torch.cat((v, indicator), -1)  # (B, H, S, D + room)
+        # On a CPU in bfloat16 the fused kernel is slow with short rows (3.7 times the matrix's time at 123 tokens, results/bench.md)
+        if explicit or x.device.type == "cpu" and v.dtype == torch.bfloat16 and k.size(2) <= 512:
+            weights = softmax_matrix(q, k, D ** -.5, mask)
+            y = weights @ v
+        else:
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=D ** -.5)
+        mass = None
+        if room:
+            y, mass = y.split((D, room), -1)
+            mass = mass[..., 0].float().mean(1)  # (B, T)
+        elif key is not None:
+            mass = (weights * key[:, None, None]).sum(-1).mean(1)  # (B, H, T, S) -> (B, T)
+        y = y.transpose(1, 2).reshape(B * T, H * D)
         return self.proj(y if order is None else y.index_select(0, order), sizes), mass
 
 
@@ -291,26 +301,26 @@ class Block(nn.Module):
 
 class Table(nn.Module):
     """
-    A vector per token of the vocabulary, to embed it or to score it. An image token's is its own plus one for each of its digits: codes that
-    share a digit stand for similar patches, so what is learned of one serves the others (trial on an earlier toy world, nano, 300 steps, one seed:
+    A vector per token of the vocabulary, to embed it or to score it. An image token's is its own plus one for each of its digits: codes that share
+    a digit stand for similar patches, so what is learned of one serves the others (trial on an earlier toy world, nano, 300 steps, one seed:
     validation loss 1.11 -> 0.91 to draw, 0.45 -> 0.37 to see).
     """
     def __init__(self, c):
         super().__init__()
         self.own, self.digit = nn.Embedding(c.vocab_size, c.n_embd), nn.Embedding(sum(c.levels), c.n_embd)
-        base, code = [prod(c.levels[:i]) for i in range(len(c.levels))], torch.arange(prod(c.levels))
-        rows = [code // b % l + sum(c.levels[:i]) for i, (b, l) in enumerate(zip(base, c.levels))]
+        code = torch.arange(prod(c.levels))
+        rows = [code // prod(c.levels[:i]) % l + sum(c.levels[:i]) for i, l in enumerate(c.levels)]
         self.register_buffer("rows", torch.stack(rows, 1), persistent=False)  # (codes, digits): which rows of self.digit are a code's
-        self.around = (0, 0, c.first_image, c.vocab_size - c.first_image - prod(c.levels))
+        self.around = 0, 0, c.first_image, c.vocab_size - c.first_image - len(code)
 
     def forward(self):  # (V, C)
-        return self.own.weight + F.pad(self.digit(self.rows).sum(1), self.around)
+        return self.own.weight + F.pad(F.embedding_bag(self.rows, self.digit.weight, mode="sum"), self.around)
 
 
 class Eyes(nn.Module):
     """
-    How a picture to understand comes in when not as tokens: pixels (B, S, S, 3) uint8 -> (B, n_image, C), a vector a patch. A convolution whose stride is
-    its width is a matrix on patches.
+    How a picture to understand comes in when not as tokens: pixels (B, S, S, 3) uint8 -> (B, n_image, C), a vector a patch. A convolution whose
+    stride is its width is a matrix on patches.
       patches   two of them with a GELU between (EVEv2, fig. 3)
       encoder   one, a block that attends both ways, and an MLP adapter (as Janus-Pro and BAGEL have them, in small)
     """
@@ -332,9 +342,8 @@ class Eyes(nn.Module):
         if self.c.see == "patches":
             return self.join(cut(F.gelu(self.fine(cut(x, 2 * side))), side)).view(B, n, -1)
         x = self.patch(cut(x, side)).view(B, n, -1) + self.place.weight
-        still = x.new_ones(1), x.new_zeros(1)  # no rotation
         every = torch.ones(1, 1, n, n, dtype=torch.bool, device=x.device)
-        x, _ = self.block(x.flatten(0, 1), (B, n, None, None, None), None, still, None, False, None, every)
+        x, _ = self.block(x.flatten(0, 1), (B, n, None, None, None), None, None, None, False, None, every)
         return self.adapter(self.norm(x)).view(B, n, -1)
 
 
@@ -343,7 +352,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.config, self.checkpoint, C = c, False, c.n_embd  # checkpoint: compute layers anew in the backward pass
         self.side = round(c.n_image ** .5)  # tokens a row of the picture
-        ends = lambda make: nn.ModuleList(make() for _ in range(2 if "ends" in c.split else 1))
+        ends = lambda make: Copies(make() for _ in range(2 if "ends" in c.split else 1))
         self.embed = ends(lambda: Table(c))
         self.row, self.column = (ends(lambda: nn.Embedding(self.side, C)) for _ in range(2))  # where in the picture an image token stands
         self.blocks = nn.ModuleList([Block(c) for _ in range(c.n_layer)])
@@ -354,9 +363,8 @@ class Transformer(nn.Module):
         if c.own_head:  # Janus-Pro: an MLP behind the embedding of what is drawn, and one before its head
             self.own_embed, self.own_head = nn.Sequential(nn.Linear(C, C), nn.GELU(), nn.Linear(C, C)), nn.Linear(C, C)
         D = C // c.n_head
-        turns = torch.arange(c.block_size)[:, None] * 1000. ** (-torch.arange(0, D, 2) / D)  # (T, D / 2) radians
-        self.register_buffer("cos", turns.cos().repeat(1, 2), persistent=False)
-        self.register_buffer("sin", torch.cat((-turns.sin(), turns.sin()), 1), persistent=False)
+        angle = torch.arange(c.block_size)[:, None] * 1000. ** (-torch.arange(0, D, 2) / D)  # (T, D / 2) radians
+        self.register_buffer("turn", torch.stack((angle.cos(), angle.sin()), -1)[:, None, None], persistent=False)  # (T, 1, 1, D / 2, 2)
         for name, p in self.named_parameters():
             if p.dim() == 2:  # what writes into the residual stream starts silent, and the logits nearly so
                 std = 0. if re.search(r"\b(proj|down)\b", name) else .002 if name.startswith("head") else p.size(1) ** -.5
@@ -364,31 +372,30 @@ class Transformer(nn.Module):
 
     def forward(self, idx, key=None, at=None, task=None, pixels=None, explicit=False, cache=None):
         """
-        idx (B, T) token ids -> logits (B, T, V), mass (L, B, T) or None (see attend). With a cache from new_cache(), idx continues it.
-        at: a mask (B, T) of the n places whose logits are wanted, then (n, V): the head is a seventh of nano's matrix work, and most places have no loss.
+        idx (B, T) token ids -> logits (B, T, V), mass (L, B, T) or None (see Attention). With a cache from new_cache(), idx continues it.
+        at: a mask (B, T) of the n places whose logits are wanted, then (n, V): the head is a seventh of nano's products, and most places have no loss.
         task, of all rows: generate or understand (emu3 need not know). pixels (B, S, S, 3) uint8 of a picture in idx, for a network that sees pixels.
         """
         c, (B, T), start, mask = self.config, idx.shape, 0, None
-        drawn = task == "generate"
+        drawn, after = task == "generate", c.first_image + prod(c.levels)
         end = int(drawn) if "ends" in c.split else 0
         image = idx >= c.first_image  # (B, T): the modality of each token
-        code = image & (idx < c.first_image + prod(c.levels))  # those that stand somewhere in the picture
+        code = image & (idx < after)  # those that stand somewhere in the picture
         nth = code.cumsum(1)
         if cache is not None:
-            start = cache.start
-            nth = nth + cache.n_image
+            start, nth = cache.start, nth + cache.n_image
             cache.start, cache.n_image = start + T, nth[:, -1:]
             k = torch.arange(start + T, device=idx.device)
             q = k[start:, None]
             mask = (k == q) | (k <= q) & (k >= cache.pad[:, None, None, None])  # (B, 1, T, start + T); padding sees itself, or it would be nan
-        # each picture has n_image tokens, so counting them modulo n_image is the position in the picture
-        place = (nth - 1) % c.n_image
         x = F.embedding(idx, self.embed[end]())  # (B, T, C)
         if c.own_head and drawn:
             x = torch.where(code[..., None], self.own_embed(x), x)
         if pixels is not None and c.see != "tokens":
             x = x.masked_scatter(code[..., None], self.eyes(pixels).to(x.dtype))
-        x = x + (self.row[end](place // self.side) + self.column[end](place % self.side)) * code[..., None]
+        # each picture has n_image tokens, so counting them modulo n_image is the position in it; the last row of the table is for all else
+        place = ((nth - 1) % c.n_image).masked_fill(~code, c.n_image)
+        x = x + F.embedding(place, F.pad((self.row[end].weight[:, None] + self.column[end].weight).flatten(0, 1), (0, 0, 0, 1)))
         # how many tokens of each row take the second copy, as many in every row; a training row holds one whole picture: known without looking
         known = c.n_image + (self.side + 1) * (c.see == "patches" and not drawn)
         idle = not c.split or c.routed() or c.route != "modality" and not drawn
@@ -398,10 +405,9 @@ class Transformer(nn.Module):
             order, back = sort_by(image.flatten())
             x = x.index_select(0, order)  # its gradient is cheaper than that of x[order]
         layout = B, T, [B * (T - n), B * n], order, back
-        rope = self.cos[start:start + T].to(x.dtype), self.sin[start:start + T].to(x.dtype)
         masses = []
         for i, block in enumerate(self.blocks):
-            args = x, layout, drawn, rope, key, explicit, cache and (cache.k[i], cache.v[i], start), mask
+            args = x, layout, drawn, self.turn[start:start + T], key, explicit, cache and (cache.k[i], cache.v[i], start), mask
             x, mass = checkpoint(block, *args, use_reentrant=False) if self.checkpoint and torch.is_grad_enabled() else block(*args)
             masses.append(mass)
         x = (x if back is None else x.index_select(0, back)).view(B, T, -1)
@@ -409,8 +415,8 @@ class Transformer(nn.Module):
         with torch.autocast(x.device.type, enabled=False):  # logits in bfloat16 are coarse (results/aia.md)
             x = x.to(head.dtype)
             if c.own_head and drawn:  # image ids only; the others' logits are -inf
-                known = slice(c.first_image, c.first_image + prod(c.levels))
-                logits = F.pad(F.linear(F.gelu(self.own_head(x)), head[known]), (known.start, c.vocab_size - known.stop), value=float("-inf"))
+                logits = F.linear(F.gelu(self.own_head(x)), head[c.first_image:after])
+                logits = F.pad(logits, (c.first_image, c.vocab_size - after), value=float("-inf"))
             else:
                 logits = F.linear(x, head)
         return logits, torch.stack(masses) if key is not None else None
@@ -428,9 +434,9 @@ class Transformer(nn.Module):
 
     def start_from(self, dense):
         """
-        Takes over the weights (a state_dict) of a network without copies: a second copy starts as its first, experts as the FFN (beside a shared one, which
-        has the first half of the hidden units, as the second half), and what has no counterpart stays as it was made. Without new eyes or ends it computes
-        at first what the dense one did.
+        Takes over the weights (a state_dict) of a network without copies: a second copy starts as its first, experts as the FFN (beside a shared
+        one, which has the first half of the hidden units, as the second half), and what has no counterpart stays as it was made. Without new eyes
+        or ends it computes at first what the dense one did.
         """
         own = self.state_dict()  # the very weights, not copies
         for name, p in own.items():
@@ -441,29 +447,15 @@ class Transformer(nn.Module):
                     w = w.chunk(2, dim)[half]
                 p.copy_(w)
 
-    def optimizers(self, lr):
-        """Muon for the matrices between the ends, AdamW for embeddings, heads, routers and gains, at 0.4 of its learning rate."""
-        matrices = {n: q for n, q in self.named_parameters() if q.dim() == 2 and re.match("blocks|eyes|own", n) and not re.search("router|place", n)}
-        rest = [q for n, q in self.named_parameters() if n not in matrices]
-        return [Muon(matrices.values(), lr, weight_decay=.01), torch.optim.AdamW(rest, lr=lr * .4, betas=(.9, .95), weight_decay=0., fused=True)]
 
-
-def whole(x, device=None):
-    """What --fsdp keeps in shards, a part a process, as whole tensors on a device (also in dicts and lists; all processes must ask); others as they are."""
-    if isinstance(x, (dict, list)):
-        return {k: whole(v, device) for k, v in x.items()} if isinstance(x, dict) else [whole(v, device) for v in x]
-    return x.full_tensor().to(device) if isinstance(x, DTensor) else x
-
-
-def like(x, p):
-    """A tensor of p's shape in shards, if p is."""
-    return distribute_tensor(x, p.device_mesh, p.placements, src_data_rank=None) if isinstance(p, DTensor) and x.shape == p.shape else x
+# ---------------------------------------------------------------------------------------------------------------------
+# 4. around it: optimisers, devices, loading
 
 
 class Muon(torch.optim.Muon):
     """
-    Jordan et al. 2024: momentum whose singular values are driven to about 1 by five Newton-Schulz steps, so that every direction of a matrix learns alike.
-    The step is torch.optim.Muon's, bit for bit on a CPU, but matrices of one shape take it as one batch.
+    Jordan et al. 2024: momentum whose singular values are driven to about 1 by five Newton-Schulz steps, so that every direction of a matrix
+    learns alike. The step is torch.optim.Muon's, bit for bit on a CPU, but matrices of one shape take it as one batch.
     """
     @torch.no_grad()
     def step(self):
@@ -473,14 +465,23 @@ class Muon(torch.optim.Muon):
                 ps = [p for p in train if p.shape == (rows, cols)]
                 grads, past = [p.grad for p in ps], [self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in ps]
                 torch._foreach_lerp_(past, grads, 1 - g["momentum"])
-                x = torch.stack([whole(u.bfloat16()) for u in torch._foreach_lerp(grads, past, g["momentum"])])  # (N, rows, cols), Nesterov's
+                x = torch.stack([u.bfloat16() for u in torch._foreach_lerp(grads, past, g["momentum"])])  # (N, rows, cols), Nesterov's
+                if isinstance(x, DTensor):  # in shards, with --fsdp: each process takes the step of whole matrices
+                    x = x.redistribute(placements=[Replicate()])
                 x = x.mT if rows > cols else x  # tall ones lie down meanwhile
                 x = x / torch.stack(torch._foreach_norm(x.unbind())).clamp(min=1e-7)[:, None, None]
                 for _ in range(5):
                     a = x @ x.mT
                     x = torch.baddbmm(x, torch.baddbmm(a, a, a, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
                 torch._foreach_mul_(ps, 1 - g["lr"] * g["weight_decay"])
-                torch._foreach_add_(ps, [like(u, p) for u, p in zip(x.mT if rows > cols else x, ps)], alpha=-g["lr"] * max(1, rows / cols) ** .5)
+                torch._foreach_add_(ps, (x.mT if rows > cols else x).unbind(), alpha=-g["lr"] * max(1, rows / cols) ** .5)
+
+
+def optimizers(model, lr):
+    """Muon for the matrices between the ends, AdamW for embeddings, heads, routers and gains, at 0.4 of its learning rate."""
+    matrix = lambda n, p: p.dim() == 2 and re.match("blocks|eyes|own", n) and not re.search("router|place", n)
+    matrices, rest = ([p for n, p in model.named_parameters() if bool(matrix(n, p)) == yes] for yes in (True, False))
+    return [Muon(matrices, lr, weight_decay=.01), torch.optim.AdamW(rest, lr=lr * .4, betas=(.9, .95), weight_decay=0., fused=True)]
 
 
 def find_device(name=None):
@@ -493,11 +494,16 @@ def find_device(name=None):
     return name
 
 
-def best_dtype(kind):
-    """What the matrix products of training are in by default on a cuda, cpu or mps: bfloat16 where there are instructions for it, else float32."""
+def set_products(kind, dtype=None):
+    """
+    What the matrix products of training are in on a cuda, cpu or mps: by default bfloat16 where there are instructions for it, else float32. Those that
+    stay in float32 all the same, such as the logits, may then round what goes in (on a GPU to TF32), not what comes out. Returns the dtype's name.
+    """
     can = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch cannot tell
     fast = torch.cuda.is_bf16_supported() if kind == "cuda" else kind == "cpu" and any(can.get(k) for k in ("avx512_bf16", "amx_bf16"))
-    return "bfloat16" if fast else "float32"
+    dtype = dtype or ("bfloat16" if fast else "float32")
+    torch.set_float32_matmul_precision("highest" if dtype == "float32" and kind != "cuda" else "high" if kind == "cuda" else "medium")
+    return dtype
 
 
 def latest_run():
@@ -521,7 +527,7 @@ def load_model(folder, device="cpu", file="ckpt.pt"):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# 4. what it costs
+# 5. what it costs
 
 
 MATCH = {"active": "flops", "parameters": "active", "total": "total"}  # what of cost() a width is chosen by
@@ -568,8 +574,7 @@ def cost(c):
     """
     model = Transformer(c)
     count = lambda m: sum(p.numel() for p in m.parameters())
-    several = [m for m in model.modules() if isinstance(m, Copies)] + [model.embed, model.row, model.column, model.norm, model.head]
-    idle = sum(count(m) * (1 - 1 / len(m)) for m in several)
+    idle = sum(count(m) * (1 - 1 / len(m)) for m in model.modules() if isinstance(m, Copies))
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as flops:  # as matrix products, which the counter knows on every device
         for task in TASKS:
             model(**example(c, task, 1))
@@ -597,7 +602,7 @@ if __name__ == "__main__":
     p.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the matrix products (default: as train.py's)")
     args, B, rounds = p.parse_args(), 16, 9
     device, base = find_device(), Config(*SIZES[args.size], patch=CANVAS[args.size] // 8)
-    configs, dtype = {a: turn(base, a, args.match) for a in PRESETS}, args.dtype or best_dtype(device)
+    configs, dtype = {a: turn(base, a, args.match) for a in PRESETS}, set_products(device, args.dtype)
 
     def step(net, opts, batches):
         for b in batches:  # both tasks, forward and backward (of something as dear as the loss), and the optimisers
@@ -609,7 +614,7 @@ if __name__ == "__main__":
             o.zero_grad()
 
     nets = {a: Transformer(c).to(device) for a, c in configs.items()}
-    took = by_turns({a: partial(step, net, net.optimizers(.01), [example(net.config, t, B, device) for t in TASKS]) for a, net in nets.items()}, rounds, device)
+    took = by_turns({a: partial(step, net, optimizers(net, .01), [example(net.config, t, B, device) for t in TASKS]) for a, net in nets.items()}, rounds, device)
     print(f"{args.size}, {B} rows of each task, {device}, {dtype}, {torch.get_num_threads()} threads, torch {torch.__version__}; "
           f"step time: emu3's is 1, median of {rounds} rounds\n\n"
           f"{'preset':10}{'split':20}{'route':12}{'sees':9}{'draws by':10}{'width':>5}{'total M':>9}{'active M':>10}{'MFLOP/token':>13}{'step time':>11}"

@@ -47,7 +47,7 @@ def extend(model, starts, n, pick, task, pixels=None, end=None, cached=True):
     allocated once. cached=False reads everything anew for each token, as one would first write it. pixels (B, S, S, 3) uint8 of the pictures in
     starts, for a network that sees pixels.
     """
-    device, longest = model.cos.device, max(map(len, starts))
+    device, longest = model.turn.device, max(map(len, starts))
     pad = torch.tensor([longest - len(s) for s in starts], device=device)
     idx = torch.tensor([[0] * (longest - len(s)) + list(s) for s in starts], device=device)
     cache, out, done = model.new_cache(pad, longest + n), [], torch.zeros(len(starts), dtype=torch.bool, device=device)
@@ -93,7 +93,7 @@ def draw(model, enc, meta, prompts, cfg=2., temperature=1., top_k=0, top_p=1., s
         if cfg != 1:
             starts += [[sp["<|bos|>"]] + [sp["<|null|>"]] * len(t) + [sp["<|boi|>"]] for t in texts]
         u = torch.stack([torch.rand(meta["n_image"], generator=torch.Generator().manual_seed(seed * 1_000_003 + first + i + j)) for j in range(len(texts))])
-        u = u.to(model.cos.device)
+        u = u.to(model.turn.device)
 
         def pick(logits, k):
             if cfg != 1:
@@ -116,7 +116,7 @@ def answer(model, enc, meta, codes, talks, pixels=None, longest=40, batch=250, p
         room = model.config.block_size - max(map(len, starts))
         if room < 1:
             raise ValueError(f"{1 - room} tokens too long")
-        seen = None if model.config.see == "tokens" else torch.from_numpy(pixels[i:i + batch]).to(model.cos.device)
+        seen = None if model.config.see == "tokens" else torch.from_numpy(pixels[i:i + batch]).to(model.turn.device)
         said = extend(model, starts, min(longest, room), lambda logits, k: legal(logits, meta, image=False).argmax(-1), "understand", seen, end, cached).tolist()
         out += [enc.decode(s[:s.index(end)] if end in s else s).strip() for s in said]
     return out
@@ -125,7 +125,7 @@ def answer(model, enc, meta, codes, talks, pixels=None, longest=40, batch=250, p
 @torch.no_grad()
 def answered(model, meta, ids, roles, pixels, batch=250):
     """Per row (N, T + 1), and its picture, whether every target is the likeliest legal token: that is, whether greedy decoding would answer so."""
-    out, device = [], model.cos.device
+    out, device = [], model.turn.device
     for i in range(0, len(ids), batch):
         b = to_batch(*(x[i:i + batch] for x in (ids, roles, pixels)), device=device, c=model.config)
         wrong = legal(model(b["idx"], None, b["at"], b["task"], b["pixels"])[0], meta, image=False).argmax(-1) != b["targets"][b["at"]]
@@ -357,9 +357,9 @@ def score_answers(model, meta, enc, tok, n, folder):
         said[row] = [truth(seen[i], q) or "" for i, q, _ in asked]
     pairs = np.concatenate([at for (name, _), at in where.items() if name == "toy-MMVP"]).reshape(-1, 2)
     offers = np.repeat(label[pairs], 2, 0)  # MMVP offers (a) and (b), here the answers themselves: the likelier beginning is taken
-    first = torch.tensor([[enc.encode_ordinary(a)[0] for a in offer] for offer in offers.tolist()], device=model.cos.device)
+    first = torch.tensor([[enc.encode_ordinary(a)[0] for a in offer] for offer in offers.tolist()], device=model.turn.device)
     starts = [frame(make_row(enc, meta["first_image"], codes[asked[k][0]].tolist(), turns=[(asked[k][1], "")])[0][:-1], model.config) for k in pairs.flat]
-    likelier = extend(model, starts, 1, lambda logits, _: logits.gather(1, first).argmax(1), "understand", torch.from_numpy(true[[asked[k][0] for k in pairs.flat]]).to(model.cos.device))
+    likelier = extend(model, starts, 1, lambda logits, _: logits.gather(1, first).argmax(1), "understand", torch.from_numpy(true[[asked[k][0] for k in pairs.flat]]).to(model.turn.device))
     for k, offer, j in zip(pairs.flat, offers, likelier[:, 0].tolist()):
         said["run"][k] = offer[j]
     said = {row: np.array(v) for row, v in said.items()}

@@ -21,12 +21,14 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils._pytree import tree_map
 from tqdm import tqdm
 
 from aia import aia_loss, distance, draw_curves, interaction, measure, reference
 from data import KEY, TASKS, Help, load_dataset, load_tokenizer, save_json, save_tokenizer, to_batch
-from model import MATCH, PRESETS, SIZES, Config, Transformer, best_dtype, by_turns, cost, example, find_device, latest_run, like, load_model, turn, whole
+from model import MATCH, PRESETS, SIZES, Config, Transformer, by_turns, cost, example, find_device, latest_run, load_model, optimizers, set_products, turn
 from sample import draw, geneval_prompts, score, sheet, table
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -46,7 +48,7 @@ p.add_argument("--stages", choices=("on", "off"), help="train in the preset's st
 p.add_argument("--aia", type=float, default=0., help="weight of the AIA loss; 0 is off, bit for bit")
 p.add_argument("--aia_start", type=float, help="share of the steps after which the second phase begins: a fresh learning-rate schedule, in which AIA acts; "
                "0 is from scratch (default: 0.6, or 0 with --init_from)")
-p.add_argument("--aia_every", type=int, default=1, help="AIA acts on every N-th step of its phase, with N times the weight: an N-th of its price, for long rows (results/aia.md)")
+p.add_argument("--aia_every", type=int, default=4, help="AIA acts on every N-th step of its phase, with N times the weight: an N-th of its price; 1 is the paper's")
 p.add_argument("--init_from", help="folder of a run to start from: its weights at the end of its first phase; for another --arch, whose copies start from "
                "them, one without copies")
 p.add_argument("--reference", default="small", help="whose curves are the target: small | paper | a run's folder (or two: OUT1,OUT2)")
@@ -133,9 +135,7 @@ if args.aia and begin >= args.steps:
 if (out / "ckpt.pt").exists() and not (args.resume or args.bench) or out.exists() and not out.is_dir():
     sys.exit(f"--out {out}: holds {'a run' if out.is_dir() else 'something else'} already, which would be lost; name another folder, remove it{', or go on with its run: --resume' * out.is_dir()}")
 signal.signal(signal.SIGINT, lambda *_: sys.exit(rank or "\nstopped" + (f"; go on with: python train.py --out {out} --resume" if (out / "ckpt.pt").exists() and not args.bench else " before anything was saved")))
-dtype = args.dtype = args.dtype or best_dtype(kind)
-if kind == "cuda":
-    torch.set_float32_matmul_precision("high")  # the products that stay in float32, such as the logits, are in TF32
+dtype = args.dtype = set_products(kind, args.dtype)
 # dense peaks in bfloat16, as published; a device that is not here has no share of it
 PEAK = {"H200": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12}
 peak_flops = next((v for k, v in PEAK.items() if kind == "cuda" and dtype == "bfloat16" and re.search(rf"\b{k}\b", torch.cuda.get_device_name(device))), None)
@@ -167,17 +167,20 @@ class Plain(torch.nn.Module):
         return F.linear(self.norm(x), self.embed.weight), None
 
 
-def bench(rounds=7):
-    """Steps of 4,096 random tokens in rows of T, four ways by turns: plain, without AIA, with it, with it from explicit attention maps; medians of ratios."""
+def bench(rounds=5):
+    """
+    Steps of 4,096 random tokens in rows of T, four ways by turns: a plain decoder, ours without AIA, with it (on every N-th step, --aia_every), and with it on
+    every step from explicit attention maps, as the paper's released code has it. Medians of ratios within a round.
+    """
     def forward(way, idx, key, act=True):
         with torch.autocast(kind, torch.bfloat16, enabled=dtype == "bfloat16"):
-            logits, mass = nets[way](idx, key if act and way in ("AIA", "explicit") else None, explicit=act and way == "explicit")
-            loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), idx[:, 1:].flatten())
+            logits, mass = nets[way](idx, key if act and way in ("AIA", "explicit") else None, explicit=way == "explicit")
+            loss = F.cross_entropy(logits.flatten(0, 1).float(), F.pad(idx[:, 1:], (0, 1), value=-100).flatten())
             return loss if mass is None else loss + .1 * aia_loss(interaction(mass, ~key), key.any(1), *aim)
 
     def steps(way, idx, key):
         for i in range(args.aia_every):
-            forward(way, idx, key, act=i == 0).backward()
+            forward(way, idx, key, act=i == 0 or way == "explicit").backward()
             torch.nn.utils.clip_grad_norm_(nets[way].parameters(), 1.)
             for o in opts[way]:
                 o.step()
@@ -200,7 +203,7 @@ def bench(rounds=7):
             if compiled:
                 for part in [net] if way == "plain" else net.blocks:
                     part.compile(dynamic=False)
-        opts = {way: Transformer.optimizers(net, .01) for way, net in nets.items()}
+        opts = {way: optimizers(net, .01) for way, net in nets.items()}
         took = by_turns({way: partial(steps, way, idx, key) for way in ways}, rounds, device)
         ratio = lambda a, b: median(x / y for x, y in zip(took[a], took[b])) if a in took else None
         memory = lambda a: kept[a] / kept["none"] if a in kept else None
@@ -304,7 +307,7 @@ if args.fsdp:  # a layer's weights are whole only while it computes
     mesh = init_device_mesh(kind, (world,))
     for part in (*model.blocks, model):
         fully_shard(part, mesh=mesh)
-opts = model.optimizers(args.lr)
+opts = optimizers(model, args.lr)
 
 # ---------------------------------------------------------------------------------------------------------------------
 # evaluation
@@ -352,6 +355,7 @@ if args.resume:
     if "opts" not in saved:
         sys.exit(f"{out}: this run is finished; score it with: python sample.py {out} --score")
     first_step, history, minutes = saved["step"], saved["history"], saved["minutes"]
+    like = lambda x, p: distribute_tensor(x, p.device_mesh, p.placements, src_data_rank=None) if isinstance(p, DTensor) and x.shape == p.shape else x
     model.load_state_dict({k: like(saved["model"][k], p) for k, p in model.state_dict().items()})
     for o, state in zip(opts, saved["opts"]):
         ps = [p for g in o.param_groups for p in g["params"]]
@@ -373,7 +377,7 @@ def record(**values):
 
 
 def save(name, **more):
-    all_of_it = whole({"model": dict(model.state_dict()), **more}, "cpu")
+    all_of_it = tree_map(lambda x: x.full_tensor().cpu() if isinstance(x, DTensor) else x, {"model": dict(model.state_dict()), **more})
     if rank == 0:
         torch.save(all_of_it, out / f"{name}.part")
         os.replace(out / f"{name}.part", out / name)
@@ -416,7 +420,7 @@ for step in range(first_step, args.steps + 1):
     # once in a while: evaluate, save, draw
     if step == begin and 0 < step < args.steps:
         save("pretrained.pt")
-        opts = model.optimizers(args.lr)  # a fresh schedule starts with fresh moments
+        opts = optimizers(model, args.lr)  # a fresh schedule starts with fresh moments
     if step % args.eval_every == 0 or step in (begin, args.steps):
         val, now, pictures = evaluate(1000 if step == args.steps else 250)
         d = distance(now, ref or {})
