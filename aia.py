@@ -84,10 +84,9 @@ def reference(kind, n_layer, size=None, steps=None, data=None, device="cpu", n_s
             out[task] = {"curve": [r[2] for r in at], "T": [r[2] for r in at], "d": [r[1] for r in at]}
         return out
     if kind == "small":
-        file = ASSETS / "reference.json"
-        shipped = json.loads(file.read_text()) if data.meta["kind"] == "toy" and file.exists() else {}
-        file = data.folder / f"reference-{size}-{steps}.json"
-        curves = shipped.get(size) or (json.loads(file.read_text()) if file.exists() else {})
+        read = lambda file: json.loads(file.read_text()) if file.exists() else {}
+        shipped = read(ASSETS / "reference.json") if data.meta["kind"] == "toy" else {}
+        curves = shipped.get(size) or read(data.folder / f"reference-{size}-{steps}.json")
     else:
         curves = {}
         for folder in kind.split(","):
@@ -163,8 +162,7 @@ def draw_curves(runs, path):
             draw.text((X(l), Y(0) + 6 * S), str(l), INK, small, "ma")
         draw.text((X((L - 1) / 2), Y(0) + 23 * S), "layer", INK, small, "ma")
         draw.text((X((L - 1) / 2), 10 * S), title, INK, font, "ma")
-        for i, note in enumerate(run.get("notes", ())):
-            draw.text((X((L - 1) / 2), (30 + 16 * i) * S), note, INK, small, "ma")
+        draw.text((X((L - 1) / 2), 30 * S), "\n".join(run.get("notes", ())), INK, small, "ma", spacing=8, align="center")  # 16 S a line
         if p == 0:
             draw.text((8 * S, (top - 24) * S), "interaction", INK, small, "la")
 
