@@ -32,6 +32,7 @@ from tqdm import tqdm
 
 from data import CANVAS, TASKS, Help, frame
 
+VERSION = 2  # of what weights mean: a run of another version is refused, never misread
 # n_layer, n_head, n_embd: nano for a laptop's CPU, small for minutes on one GPU, base for an afternoon on it
 SIZES = {"nano": (6, 4, 128), "small": (8, 8, 512), "base": (12, 12, 768)}
 
@@ -517,6 +518,8 @@ def load_model(folder, device="cpu", file="ckpt.pt"):
     folder = Path(folder)
     try:
         config = json.loads((folder / "config.json").read_text())
+        if config.get("version") != VERSION:
+            raise ValueError(f"version {config.get('version')}, this code reads {VERSION}")
         model = Transformer(Config(**config["model"])).to(device)
         model.load_state_dict(torch.load(folder / file, map_location=device, weights_only=True)["model"])
     except FileNotFoundError as e:
@@ -540,7 +543,8 @@ def turn(c, arch, match=None, **flags):
     router = new.route in ("learned", "supervised", "oracle")
     for wrong, why in ((set(new.split) - set(ALL + ("ends",)), "split is any of norm, qkv, ffn, ends"),
                        ("route" in flags and not new.split, "nothing exists in copies that could be routed; give --split"),
-                       (router and tuple(new.split) != ("ffn",) or "ends" in new.split and new.route != "task", "routers choose among copies of ffn alone, and ends go by task"),
+                       (router and tuple(new.split) != ("ffn",), "routers choose among copies of ffn alone"),
+                       ("ends" in new.split and new.route != "task", "ends go by task"),
                        (not router and (new.experts > 1 or new.shared) or new.experts < 1, "experts, at least 1, and a shared one need a router "
                         "(--route learned | supervised | oracle), or --experts 1 --no-shared")):
         if wrong:
@@ -569,8 +573,8 @@ def example(c, task, B, device="cpu"):
 @torch.no_grad()
 def cost(c):
     """
-    Parameters, total and active (those that a token has a use for), and FLOPs a token of training: three times those of a forward over one long row of each
-    task, all its places predicted, counted as it runs; per token of the row as emu3 has it, so that what a frame adds shows.
+    Parameters, total and active (those that a token has a use for), and FLOPs a token of training: three times those of a forward over one long row
+    of each task, all its places predicted, counted as it runs; per token of the row as emu3 has it, so that what a frame adds shows.
     """
     model = Transformer(c)
     count = lambda m: sum(p.numel() for p in m.parameters())
@@ -583,7 +587,7 @@ def cost(c):
 
 
 def by_turns(works, rounds, device):
-    """Runs {name: function} by turns, twice to warm up, then `rounds` times: {name: [seconds]}, of which ratios within a round do not drift with the machine."""
+    """Runs {name: function} by turns, twice to warm up, then `rounds` times: {name: [seconds]}. Ratios within a round do not drift with the machine."""
     took = {name: [] for name in works}
     for i in tqdm(range(rounds + 2), desc="timing", unit="round", leave=False):
         for name, work in works.items():
@@ -614,7 +618,8 @@ if __name__ == "__main__":
             o.zero_grad()
 
     nets = {a: Transformer(c).to(device) for a, c in configs.items()}
-    took = by_turns({a: partial(step, net, optimizers(net, .01), [example(net.config, t, B, device) for t in TASKS]) for a, net in nets.items()}, rounds, device)
+    works = {a: partial(step, net, optimizers(net, .01), [example(net.config, t, B, device) for t in TASKS]) for a, net in nets.items()}
+    took = by_turns(works, rounds, device)
     print(f"{args.size}, {B} rows of each task, {device}, {dtype}, {torch.get_num_threads()} threads, torch {torch.__version__}; "
           f"step time: emu3's is 1, median of {rounds} rounds\n\n"
           f"{'preset':10}{'split':20}{'route':12}{'sees':9}{'draws by':10}{'width':>5}{'total M':>9}{'active M':>10}{'MFLOP/token':>13}{'step time':>11}"

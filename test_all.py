@@ -29,6 +29,7 @@ def run(script, *args):
         return e.code
     finally:
         sys.argv = argv
+        torch.set_float32_matmul_precision("highest")
 
 
 @pytest.fixture(scope="session")
@@ -332,6 +333,12 @@ def test_rotary_positions_turn_pairs_of_channels():
     assert torch.allclose(torch.compile(model.spin, backend="eager")(q, turn), model.spin(q, turn))
     x = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: model.Norm.apply(x, turn, 1), x)
+
+
+def test_float32_means_float32():
+    """Only in bfloat16 may what stays in float32, such as the logits, be rounded on its way in."""
+    assert model.set_products("cpu", "bfloat16") == "bfloat16" and torch.get_float32_matmul_precision() == "medium"
+    assert model.set_products("cpu", "float32") == "float32" and torch.get_float32_matmul_precision() == "highest"
 
 
 def test_interaction_is_a_share_of_attention():
@@ -926,6 +933,14 @@ def test_sample_draws_answers_and_refuses(trained, tmp_path, capsys):
                       ((trained, "--image", tmp_path / "bad.png", "--ask", "what?"), "no picture"), ((trained, "--ask", "what?"), "go together"), ((trained, "--prompt", "a", "--cfg", "nan"), "not negative"),
                       ((tmp_path / "nowhere", "--score"), "no run here"), ((trained, "--prompt", "a", "--png", tmp_path / "no" / "x.png"), "cannot be written")):
         assert why in run("sample.py", *args), args
+
+
+def test_a_run_of_another_version_is_refused(trained, tmp_path):
+    """Its weights would load, and mean something else."""
+    shutil.copytree(trained, tmp_path / "old")
+    config = json.loads((trained / "config.json").read_text()) | {"version": 1}
+    (tmp_path / "old" / "config.json").write_text(json.dumps(config))
+    assert "version 1, this code reads" in run("sample.py", tmp_path / "old", "--prompt", "a red circle")
 
 
 def test_what_is_there_is_not_overwritten(toy, trained):

@@ -28,7 +28,8 @@ from tqdm import tqdm
 
 from aia import aia_loss, distance, draw_curves, interaction, measure, reference
 from data import KEY, TASKS, Help, load_dataset, load_tokenizer, save_json, save_tokenizer, to_batch
-from model import MATCH, PRESETS, SIZES, Config, Transformer, by_turns, cost, example, find_device, latest_run, load_model, optimizers, set_products, turn
+from model import (MATCH, PRESETS, SIZES, VERSION, Config, Transformer, by_turns, cost, example, find_device, latest_run, load_model, optimizers,
+                   set_products, turn)
 from sample import draw, geneval_prompts, score, sheet, table
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -36,8 +37,10 @@ from sample import draw, geneval_prompts, score, sheet, table
 
 p = argparse.ArgumentParser(description="Train one network to draw and to see.", formatter_class=Help)
 p.add_argument("--arch", choices=PRESETS, default="emu3", help="how far the network is taken apart: a row of the table in model.py")
-p.add_argument("--split", type=lambda x: tuple(y for y in x.split(",") if y != "none"), help="what exists in copies, instead of the preset's: any of norm,qkv,ffn,ends, or none")
-p.add_argument("--route", choices=("modality", "generated", "task", "learned", "supervised", "oracle"), help="who takes which copy, instead of the preset's")
+p.add_argument("--split", type=lambda x: tuple(y for y in x.split(",") if y != "none"),
+               help="what exists in copies, instead of the preset's: any of norm,qkv,ffn,ends, or none")
+p.add_argument("--route", choices=("modality", "generated", "task", "learned", "supervised", "oracle"),
+               help="who takes which copy, instead of the preset's")
 p.add_argument("--experts", type=int, help="experts a router chooses from (supervised, oracle: for each task), instead of the preset's")
 p.add_argument("--shared", action=argparse.BooleanOptionalAction, help="a shared expert beside the chosen one, instead of the preset's choice")
 p.add_argument("--see", choices=("tokens", "patches", "encoder"), help="how a picture to understand comes in, instead of the preset's")
@@ -46,9 +49,10 @@ p.add_argument("--match", choices=MATCH, help="scale the width so that FLOPs a t
 p.add_argument("--stages", choices=("on", "off"), help="train in the preset's stages, if it has any, or everything jointly (default: on with --init_from, "
                "as they start from a trained network, else off)")
 p.add_argument("--aia", type=float, default=0., help="weight of the AIA loss; 0 is off, bit for bit")
-p.add_argument("--aia_start", type=float, help="share of the steps after which the second phase begins: a fresh learning-rate schedule, in which AIA acts; "
-               "0 is from scratch (default: 0.6, or 0 with --init_from)")
-p.add_argument("--aia_every", type=int, default=4, help="AIA acts on every N-th step of its phase, with N times the weight: an N-th of its price; 1 is the paper's")
+p.add_argument("--aia_start", type=float, help="share of the steps after which the second phase begins: a fresh learning-rate schedule, in which "
+               "AIA acts; 0 is from scratch (default: 0.6, or 0 with --init_from)")
+p.add_argument("--aia_every", type=int, default=4, help="AIA acts on every N-th step of its phase, with N times the weight: at an N-th of its "
+               "price as near to the reference (results/aia.md); the paper's acts on every step")
 p.add_argument("--init_from", help="folder of a run to start from: its weights at the end of its first phase; for another --arch, whose copies start from "
                "them, one without copies")
 p.add_argument("--reference", default="small", help="whose curves are the target: small | paper | a run's folder (or two: OUT1,OUT2)")
@@ -60,18 +64,23 @@ p.add_argument("--out", help="folder of the run (default: out/ and what it is, s
 p.add_argument("--steps", type=int, help="optimiser steps (default: by size)")
 p.add_argument("--batch_size", type=int, default=32, help="rows a step")
 p.add_argument("--accumulate", type=int, default=1, help="parts that a step's rows are taken in, one after the other: the same step in less memory")
-p.add_argument("--checkpoint", action="store_true", help="keep each layer's input only and compute the layer again in the backward pass: less memory, one more forward pass")
-p.add_argument("--compile", action=argparse.BooleanOptionalAction, help="compile the layers with torch.compile (default: on a GPU, but for networks with routers)")
-p.add_argument("--fsdp", action="store_true", help="with torchrun: weights, gradients and optimiser states in shards, a part a process, for networks that outgrow one GPU")
+p.add_argument("--checkpoint", action="store_true", help="keep each layer's input only and compute the layer again in the backward pass: less "
+               "memory, one more forward pass")
+p.add_argument("--compile", action=argparse.BooleanOptionalAction,
+               help="compile the layers with torch.compile (default: on a GPU, but for networks with routers)")
+p.add_argument("--fsdp", action="store_true", help="with torchrun: weights, gradients and optimiser states in shards, a part a process, for "
+               "networks that outgrow one GPU")
 p.add_argument("--lr", type=float, default=.05, help="peak learning rate of Muon; AdamW's is 0.4 of it")
 p.add_argument("--seed", type=int, default=0, help="of weights and of the order of the data")
 p.add_argument("--device", help="cpu | cuda | mps (default: what is there)")
-p.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the matrix products (default: bfloat16 where there are instructions for it, else float32)")
+p.add_argument("--dtype", choices=("float32", "bfloat16"),
+               help="of the matrix products (default: bfloat16 where there are instructions for it, else float32)")
 p.add_argument("--eval_every", type=int, help="steps between evaluations, which also save (default: a tenth of the steps)")
 p.add_argument("--exam", type=int, default=100, help="size of the toy world's final exam, in prompts a tag: 100 is the benchmarks' own size, 0 is none")
-p.add_argument("--bench", action="store_true", help="train nothing: measure what AIA costs, and the speed beside a plain decoder's; writes results/bench.json")
-p.add_argument("--resume", action="store_true", help="go on with the run in --out (default: the latest), exactly where it was saved and with the flags it was begun with (but "
-               "for --accumulate, --checkpoint, --compile and --fsdp, which may be given anew)")
+p.add_argument("--bench", action="store_true",
+               help="train nothing: measure what AIA costs, and the speed beside a plain decoder's; writes results/bench.json")
+p.add_argument("--resume", action="store_true", help="go on with the run in --out (default: the latest), exactly where it was saved and with the "
+               "flags it was begun with (but for --accumulate, --checkpoint, --compile and --fsdp, which may be given anew)")
 args = p.parse_args()
 args.branch = False
 rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # torchrun starts one process a GPU, and tells each who it is
@@ -84,7 +93,8 @@ if args.resume:
     args.out = args.out or latest_run()
     _, saved_config = load_model(args.out)
     vars(args).update({k: v for k, v in saved_config["train"].items() if k not in ("out", "device", "resume", *anew)})
-for name, low in (("steps", 1), ("batch_size", 1), ("accumulate", 1), ("eval_every", 1), ("exam", 0), ("aia", 0), ("aia_every", 1), ("lr", 0), ("aia_start", 0), ("seed", 0)):
+least = {"steps": 1, "batch_size": 1, "accumulate": 1, "eval_every": 1, "aia_every": 1, "exam": 0, "aia": 0, "aia_start": 0, "lr": 0, "seed": 0}
+for name, low in least.items():
     if (value := getattr(args, name)) is not None and not low <= value <= (1 if name == "aia_start" else float("inf")):
         sys.exit(f"--{name} {value}: wanted is {'a share from 0 to 1' if name == 'aia_start' else f'at least {low}'}")
 
@@ -101,8 +111,8 @@ def rows_of_tasks(ratio):
     if 0 < share < 1 and n_gen in (0, args.batch_size):
         sys.exit(f"--batch_size {args.batch_size}: too few rows for both tasks at --ratio {ratio}; take more, or one --task")
     if n_gen % parts or args.batch_size % parts:
-        sys.exit(f"--batch_size {args.batch_size}: {n_gen} rows to generate and {args.batch_size - n_gen} to understand; both are to be multiples of {parts} "
-                 f"({world} processes x --accumulate {args.accumulate}), so that each part weighs the same")
+        sys.exit(f"--batch_size {args.batch_size}: {n_gen} rows to generate and {args.batch_size - n_gen} to understand; both are to be multiples "
+                 f"of {parts} ({world} processes x --accumulate {args.accumulate}), so that each part weighs the same")
     return {"generate": n_gen, "understand": args.batch_size - n_gen}
 
 
@@ -123,7 +133,8 @@ args.size = args.size or ("small" if kind == "cuda" else "nano")
 args.data = args.data or f"data/toy-{args.size}"
 turned = [("+".join(v) or "none") if k == "split" else str(v) for k in ("split", "route", "experts", "see") if (v := getattr(args, k)) is not None]
 turned += [k if v else f"no-{k}" for k in ("shared", "own_head") if (v := getattr(args, k)) is not None]
-name = ["aia"] * bool(args.aia) + [args.task] * (args.task != "both") + [args.arch] * (args.arch != "emu3") + turned + [f"match-{args.match}"] * bool(args.match)
+name = ["aia"] * bool(args.aia) + [args.task] * (args.task != "both") + [args.arch] * (args.arch != "emu3") + turned
+name += [f"match-{args.match}"] * bool(args.match)
 args.out = args.out or f"out/{'-'.join(name or ['both'])}-{args.size}"
 args.steps = args.steps or {"nano": 4800, "small": 4000, "base": 10000}[args.size]
 args.eval_every = args.eval_every or max(1, args.steps // 10)
@@ -133,16 +144,26 @@ out, begin = Path(args.out), round(args.steps * args.aia_start)  # begin: the st
 if args.aia and begin >= args.steps:
     sys.exit(f"--aia_start {args.aia_start}: leaves none of the {args.steps} steps to AIA; take less")
 if (out / "ckpt.pt").exists() and not (args.resume or args.bench) or out.exists() and not out.is_dir():
-    sys.exit(f"--out {out}: holds {'a run' if out.is_dir() else 'something else'} already, which would be lost; name another folder, remove it{', or go on with its run: --resume' * out.is_dir()}")
-signal.signal(signal.SIGINT, lambda *_: sys.exit(rank or "\nstopped" + (f"; go on with: python train.py --out {out} --resume" if (out / "ckpt.pt").exists() and not args.bench else " before anything was saved")))
+    sys.exit(f"--out {out}: holds {'a run' if out.is_dir() else 'something else'} already, which would be lost; name another folder, remove it"
+             + ", or go on with its run: --resume" * out.is_dir())
+
+
+def stop(*_):
+    """Ctrl-C."""
+    saved = (out / "ckpt.pt").exists() and not args.bench
+    sys.exit(rank or "\nstopped" + (f"; go on with: python train.py --out {out} --resume" if saved else " before anything was saved"))
+
+
+signal.signal(signal.SIGINT, stop)
 dtype = args.dtype = set_products(kind, args.dtype)
 # dense peaks in bfloat16, as published; a device that is not here has no share of it
 PEAK = {"H200": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12}
-peak_flops = next((v for k, v in PEAK.items() if kind == "cuda" and dtype == "bfloat16" and re.search(rf"\b{k}\b", torch.cuda.get_device_name(device))), None)
+gpu = torch.cuda.get_device_name(device) if kind == "cuda" else ""
+peak_flops = next((v for k, v in PEAK.items() if dtype == "bfloat16" and re.search(rf"\b{k}\b", gpu)), None)
 compiled = kind == "cuda" if args.compile is None else args.compile
 if args.fsdp and world == 1:
     sys.exit("--fsdp: shards are for several processes; start them with: torchrun --nproc_per_node=N train.py --fsdp ...")
-print(f"{device}{' (' + torch.cuda.get_device_name(device) + ')' if kind == 'cuda' else ''}, {dtype}, torch {torch.__version__}, size {args.size}, run in {out}" + f", {world} processes" * (world > 1))
+print(f"{device}{f' ({gpu})' * bool(gpu)}, {dtype}, torch {torch.__version__}, size {args.size}, run in {out}" + f", {world} processes" * (world > 1))
 
 # ---------------------------------------------------------------------------------------------------------------------
 # what AIA costs (--bench; to be skipped at the first reading)
@@ -169,8 +190,8 @@ class Plain(torch.nn.Module):
 
 def bench(rounds=5):
     """
-    Steps of 4,096 random tokens in rows of T, four ways by turns: a plain decoder, ours without AIA, with it (on every N-th step, --aia_every), and with it on
-    every step from explicit attention maps, as the paper's released code has it. Medians of ratios within a round.
+    Steps of 4,096 random tokens in rows of T, four ways by turns: a plain decoder, ours without AIA, with it (on every N-th step, --aia_every), and
+    with it on every step from explicit attention maps, as the paper's released code has it. Medians of ratios within a round.
     """
     def forward(way, idx, key, act=True):
         with torch.autocast(kind, torch.bfloat16, enabled=dtype == "bfloat16"):
@@ -186,8 +207,9 @@ def bench(rounds=5):
                 o.step()
                 o.zero_grad()
 
-    lines = []
-    print(f"\n{'T':>5}{'rows':>6}{'tokens/s':>10}{'MFU':>7}{'AIA / none':>12}{'explicit / none':>17}{'plain / AIA':>13}{'memory, AIA / none':>20}{'explicit / none':>17}")
+    names = "T", "rows", "tokens/s", "MFU", "time AIA/none", "explicit/none", "plain/AIA", "memory AIA/none", "memory explicit/none"
+    wide, lines = [max(7, len(k) + 2) for k in names], []
+    print("\n" + "".join(f"{k:>{w}}" for k, w in zip(names, wide)))
     for T in (64, 256, 1024, 4096):
         torch.compiler.reset()  # the layers of all ways are one piece of code, of which the compiler keeps eight versions
         c, B, kept = Config(*SIZES[args.size], T, n_image=36), max(1, 4096 // T), {}
@@ -196,8 +218,9 @@ def bench(rounds=5):
         ways = ["plain", "none", "AIA"] + ["explicit"] * (T <= 1024)  # at 4,096 its maps alone would take gigabytes
         nets = {way: (Plain if way == "plain" else Transformer)(c).to(device) for way in ways}
         for way, net in nets.items():
-            sizes = {}  # of the tensors kept for the backward pass, by where they are
-            with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.update({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()}) or t, lambda t: t):
+            sizes = {}  # bytes of the tensors kept for the backward pass, by where they are
+            note = lambda t: sizes.update({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()}) or t
+            with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
                 forward(way, idx, key)
             kept[way] = sum(sizes.values())
             if compiled:
@@ -206,20 +229,19 @@ def bench(rounds=5):
         opts = {way: optimizers(net, .01) for way, net in nets.items()}
         took = by_turns({way: partial(steps, way, idx, key) for way in ways}, rounds, device)
         ratio = lambda a, b: median(x / y for x, y in zip(took[a], took[b])) if a in took else None
-        memory = lambda a: kept[a] / kept["none"] if a in kept else None
         speed = B * T * args.aia_every / median(took["AIA"])
-        line = {"T": T, "rows": B, "tokens/s": round(speed), "MFU": speed * cost(c)["flops"] / peak_flops if peak_flops else None, "time AIA/none": ratio("AIA", "none"),
-                "time explicit/none": ratio("explicit", "none"), "time plain/AIA": ratio("plain", "AIA"), "memory AIA/none": memory("AIA"), "memory explicit/none": memory("explicit")}
+        line = [T, B, round(speed), speed * cost(c)["flops"] / peak_flops if peak_flops else None, ratio("AIA", "none"), ratio("explicit", "none"),
+                ratio("plain", "AIA"), kept["AIA"] / kept["none"], kept["explicit"] / kept["none"] if "explicit" in kept else None]
+        print("".join(f"{'n/a' if v is None else f'{v:.2f}' if isinstance(v, float) else f'{v:,}':>{w}}" for v, w in zip(line, wide)), flush=True)
         with torch.profiler.profile(acc_events=True) as seen:
             forward("AIA", idx, key)
-        line["kernel"] = next((e.key for e in seen.key_averages() if re.match("aten::_scaled_dot_product_.*(flash|efficient|cudnn|math)", e.key)), "the whole matrix")
-        lines.append(line)
-        print("".join(f"{'n/a' if v is None else f'{v:.2f}' if isinstance(v, float) else f'{v:,}':>{w}}" for v, w in zip(line.values(), (5, 6, 10, 7, 12, 17, 13, 20, 17))), flush=True)
+        kernel = (e.key for e in seen.key_averages() if re.match("aten::_scaled_dot_product_.*(flash|efficient|cudnn|math)", e.key))
+        lines.append(dict(zip(names, line)) | {"kernel": next(kernel, "the whole matrix").removeprefix("aten::")})
     Path("results").mkdir(exist_ok=True)
-    save_json("results/bench.json", {"device": torch.cuda.get_device_name(device) if kind == "cuda" else device, "dtype": dtype, "compiled": compiled, "threads": torch.get_num_threads(),
+    save_json("results/bench.json", {"device": gpu or device, "dtype": dtype, "compiled": compiled, "threads": torch.get_num_threads(),
                                      "torch": torch.__version__, "size": args.size, "aia_every": args.aia_every, "lengths": lines})
     print("memory: of what the forward pass keeps for the backward pass; attention with AIA by "
-          + ", ".join(f"{l['kernel'].removeprefix('aten::')} (T = {l['T']:,})" for l in lines) + "; results/bench.json has the numbers")
+          + ", ".join(f"{l['kernel']} (T = {l['T']:,})" for l in lines) + "; results/bench.json has the numbers")
 
 
 if args.bench:
@@ -268,8 +290,8 @@ if args.init_from and not args.resume:
     mine = json.loads(json.dumps(asdict(config)))
     alike = all(mine[k] == v for k, v in about["model"].items() if k not in (*config.DIAL, "block_size")) and about["data"]["merges"] == meta["merges"]
     if not alike or about["model"] != mine and about["model"]["split"]:
-        sys.exit(f"--init_from {args.init_from}: a network of another shape or data set ({about['train']['arch']}, {about['train']['size']}, {about['train']['data']}); "
-                 f"train with its --size and --data, and with its dial if it exists in copies")
+        sys.exit(f"--init_from {args.init_from}: a network of another shape or data set ({about['train']['arch']}, {about['train']['size']}, "
+                 f"{about['train']['data']}); train with its --size and --data, and with its dial if it exists in copies")
     model.start_from(other.state_dict())
     args.branch = about["model"] == mine
     print(f"starting from {args.init_from}/{file}")
@@ -283,7 +305,8 @@ for s in stages:
 
 ref = reference(args.reference, L, args.size, args.steps, data, device)
 if args.aia and args.reference == "small":
-    for task in (t for t in tasks if t not in (ref or {}) and world == 1):  # a single-task network of the same shape, which sees as many rows of its task as this run does
+    # a single-task network of the same shape, which sees as many rows of its task as this run does
+    for task in (t for t in tasks if t not in (ref or {}) and world == 1):
         run = f"{data.folder}/reference-{args.size}-{args.steps}-{task}"
         shutil.rmtree(run, ignore_errors=True)  # of an attempt that was cut short
         print(f"no reference to {task} for {args.data} at size {args.size} yet: training a single-task network in {run}")
@@ -294,15 +317,17 @@ if args.aia and args.reference == "small":
         save_json(data.folder / f"reference-{args.size}-{args.steps}.json", known | {task: reference(run, L, data=data, device=device)[task]["curve"]})
         ref = reference("small", L, args.size, args.steps, data)
 if args.aia and (missing := [t for t in tasks if t not in (ref or {})]):
-    sys.exit(f"--reference {args.reference}: says nothing of {missing[0]}; name a run trained on it too: OUT1,OUT2" + " (one process alone would train it)" * (world > 1))
+    sys.exit(f"--reference {args.reference}: says nothing of {missing[0]}; name a run trained on it too: OUT1,OUT2"
+             + " (one process alone would train it)" * (world > 1))
 if ref:
     targets = {t: [torch.tensor(ref[t][k], device=device)[:, None] for k in ("T", "d")] for t in TASKS if t in ref}  # (L, 1) each
 price = cost(config)
 print(f"{args.arch}: {price['total'] / 1e6:.2f}M parameters, {price['active'] / 1e6:.2f}M active, {price['flops'] / 1e6:.1f} MFLOP a token of training")
 model.checkpoint = args.checkpoint
 if compiled and not (args.compile is None and config.routed()):  # a router's slices differ in size with each batch
+    torch._dynamo.config.recompile_limit = 64  # all layers are one graph: a task, with AIA and without, in each stage
     for block in model.blocks:
-        block.compile(dynamic=False)  # all layers are one graph a task; what is around them is little, and differs in shape from batch to batch
+        block.compile(dynamic=False)  # what is around the layers is little, and differs in shape from batch to batch
 if args.fsdp:  # a layer's weights are whole only while it computes
     mesh = init_device_mesh(kind, (world,))
     for part in (*model.blocks, model):
@@ -330,7 +355,8 @@ def evaluate(n):
             b = to_batch(*(x[i:min(i + 100, m)] for x in data.rows["val"][task]), device=device, c=config)
             total += row_losses(model(b["idx"], None, b["at"], b["task"], b.get("pixels"))[0], b).sum().item()
         losses[task] = total / m
-    return losses, measure(model, data), tok.decode(draw(model, data.enc, meta, prompts)) if args.task != "understand" and (rank == 0 or args.fsdp) else None
+    draws = args.task != "understand" and (rank == 0 or args.fsdp)
+    return losses, measure(model, data), tok.decode(draw(model, data.enc, meta, prompts)) if draws else None
 
 
 if meta["kind"] == "toy":  # two prompts a tag and two of held-out pairs; or what was said of the first validation pictures
@@ -364,7 +390,7 @@ if args.resume:
 else:
     kept = [columns]
     if rank == 0:
-        save_json(out / "config.json", {"model": asdict(config), "train": vars(args), "data": {k: v for k, v in meta.items() if k != "files"}})
+        save_json(out / "config.json", {"version": VERSION, "model": asdict(config), "train": vars(args), "data": {k: v for k, v in meta.items() if k != "files"}})
         save_tokenizer(out / "tokenizer.pt", tok)
 log_file = open(os.devnull if rank else out / "log.csv", "w", newline="")
 log = csv.writer(log_file)
@@ -385,8 +411,8 @@ def save(name, **more):
 
 def rows_of(step):
     """
-    The rows of a step: for each part of them that this process takes, and each task: (task, batch, samples of AIA in all parts). They depend on the seed and
-    the phase's step alone: a resumed run goes on with the very rows, so does a branch, and any number of processes shares the same ones out.
+    The rows of a step: for each part of them that this process takes, and each task: (task, batch, samples of AIA in all parts). They depend on
+    the seed and the phase's step alone: a resumed run goes on with the very rows, so does a branch, and any number of processes shares them out.
     """
     phase = int(begin <= step and begin < args.steps)
     rng, null = np.random.default_rng([args.seed, phase, step - phase * begin]), data.enc._special_tokens["<|null|>"]
@@ -449,7 +475,8 @@ for step in range(first_step, args.steps + 1):
     batches = coming.result()
     waited += time.time() - start
     coming = reader.submit(rows_of, min(step + 1, args.steps - 1))
-    each, load, align = {}, {}, args.aia and phase == 1 and not stage["train"] and (step - begin) % args.aia_every == 0  # AIA waits until nothing is frozen
+    each, load = {}, {}
+    align = args.aia and phase == 1 and not stage["train"] and (step - begin) % args.aia_every == 0  # AIA waits until nothing is frozen
     for i, (task, b, n_aligned) in enumerate(batches):  # one after the other, as tasks differ in length; the gradients add up
         if args.fsdp:
             model.set_requires_gradient_sync(i == len(batches) - 1)  # processes wait for each other once a step
@@ -482,8 +509,9 @@ for step in range(first_step, args.steps + 1):
         each = dict(zip(each, (mean / world).tolist()))
         record(step=step, phase=phase, lr=lr * args.lr, **each, **{f"load_{t}": " ".join(f"{x:.2f}" for x in v.tolist()) for t, v in load.items()})
         speed = (step + 1 - first_step) * rows_tokens / (time.time() - clock)
-        bar.set_postfix({k: f"{v:.3f}" for k, v in each.items()} | {"tok/s": f"{speed:,.0f}", "MFU": f"{speed * price['flops'] / peak_flops / world:.1%}" if peak_flops else "n/a",
-                                                                    "waits": f"{waited / (time.time() - clock):.1%}"})
+        bar.set_postfix({k: f"{v:.3f}" for k, v in each.items()}
+                        | {"tok/s": f"{speed:,.0f}", "MFU": f"{speed * price['flops'] / peak_flops / world:.1%}" if peak_flops else "n/a",
+                           "waits": f"{waited / (time.time() - clock):.1%}"})
 bar.close()
 log_file.close()
 signal.signal(signal.SIGINT, lambda *_: sys.exit(f"\nstopped; the network is saved, score it with: python sample.py {out} --score"))
