@@ -46,7 +46,7 @@ def extend(model, starts, n, pick, task, pixels=None, end=-1, cached=True):
     chooses the k-th. The lists are padded on the left, together; the keys and values of what was read are kept in a cache that is allocated once.
     cached=False reads everything anew for each token, as one would first write it. pixels (B, S, S, 3) uint8 of the pictures in starts, if any.
     """
-    device, longest = model.turn.device, max(map(len, starts))
+    device, longest = model.rotary.device, max(map(len, starts))
     pad = torch.tensor([longest - len(s) for s in starts], device=device)
     idx = torch.tensor([[0] * (longest - len(s)) + list(s) for s in starts], device=device)
     cache, out, done = model.new_cache(pad, longest + n), [], torch.zeros_like(pad, dtype=torch.bool)
@@ -92,7 +92,7 @@ def draw(model, enc, meta, prompts, cfg=2., temperature=1., top_k=0, top_p=1., s
         if cfg != 1:
             starts += [[sp["<|bos|>"]] + [sp["<|null|>"]] * len(t) + [sp["<|boi|>"]] for t in texts]
         seeds = [seed * 1_000_003 + first + i + j for j in range(len(texts))]
-        u = torch.stack([torch.rand(meta["n_image"], generator=torch.Generator().manual_seed(x)) for x in seeds]).to(model.turn.device)
+        u = torch.stack([torch.rand(meta["n_image"], generator=torch.Generator().manual_seed(x)) for x in seeds]).to(model.rotary.device)
 
         def pick(logits, k):
             if cfg != 1:
@@ -122,7 +122,7 @@ def answer(model, enc, meta, codes, talks, pixels=None, batch=250, cached=True):
         room = model.config.block_size - max(map(len, starts))
         if room < 1:
             raise ValueError(f"{1 - room} tokens too long")
-        seen = None if pixels is None else torch.tensor(pixels[i:i + batch], device=model.turn.device)
+        seen = None if model.config.see == "tokens" else torch.tensor(pixels[i:i + batch], device=model.rotary.device)
         likeliest = lambda logits, k: legal(logits, meta, image=False).argmax(-1)
         said = extend(model, starts, min(40, room), likeliest, "understand", seen, end, cached).tolist()
         out += [enc.decode(s[:s.index(end)] if end in s else s).strip() for s in said]
@@ -134,7 +134,7 @@ def answered(model, meta, ids, roles, pixels, batch=250):
     """Per row (N, T + 1), and its picture, whether every target is the likeliest legal token: that is, whether greedy decoding would answer so."""
     out = []
     for i in range(0, len(ids), batch):
-        b = to_batch(*(x[i:i + batch] for x in (ids, roles, pixels)), device=model.turn.device, c=model.config)
+        b = to_batch(*(x[i:i + batch] for x in (ids, roles, pixels)), device=model.rotary.device, c=model.config)
         wrong = legal(model(b["idx"], None, b["at"], b["task"], b["pixels"])[0], meta, image=False).argmax(-1) != b["targets"][b["at"]]
         out.append(~torch.zeros_like(b["at"]).masked_scatter(b["at"], wrong).any(1).cpu())
     return torch.cat(out).numpy()
@@ -369,8 +369,8 @@ def score_answers(model, meta, enc, tok, n, folder):
         said[row] = [truth(seen[i], q) or "" for i, q in zip(at, asks)]
     pairs = np.concatenate([where["toy-MMVP", pattern] for pattern in MMVP])
     offers = label[pairs].reshape(-1, 2).repeat(2, 0)  # MMVP offers (a) and (b), here the answers themselves: the likelier beginning is taken
-    first = torch.tensor([[enc.encode_ordinary(a)[0] for a in offer] for offer in offers], device=model.turn.device)
-    starts, seen = [asking(model, enc, meta, codes[at[k]], talks[k]) for k in pairs], torch.tensor(true[at[pairs]], device=model.turn.device)
+    first = torch.tensor([[enc.encode_ordinary(a)[0] for a in offer] for offer in offers], device=model.rotary.device)
+    starts, seen = [asking(model, enc, meta, codes[at[k]], talks[k]) for k in pairs], torch.tensor(true[at[pairs]], device=model.rotary.device)
     taken = extend(model, starts, 1, lambda logits, _: logits.gather(1, first).argmax(1), "understand", seen)
     for k, offer, j in zip(pairs, offers, taken.flatten().tolist()):
         said["run"][k] = str(offer[j])

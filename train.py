@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from aia import aia_loss, distance, draw_curves, interaction, measure, reference
 from data import KEY, TASKS, Help, load_dataset, load_tokenizer, save_json, save_tokenizer, to_batch
-from model import (MATCH, PRESETS, SIZES, VERSION, Config, Transformer, by_turns, cost, example, find_device, latest_run, load_model, optimizers,
+from model import (MATCH, PRESETS, ROUTERS, SIZES, VERSION, Config, Transformer, by_turns, cost, example, find_device, latest_run, load_model, optimizers,
                    set_products, turn)
 from sample import draw, geneval_prompts, score, sheet, table
 
@@ -39,7 +39,7 @@ p = argparse.ArgumentParser(description="Train one network to draw and to see.",
 p.add_argument("--arch", choices=PRESETS, default="emu3", help="how far the network is taken apart: a row of the table in model.py")
 p.add_argument("--split", type=lambda x: tuple(y for y in x.split(",") if y != "none"),
                help="what exists in copies, instead of the preset's: any of norm,qkv,ffn,ends, or none")
-p.add_argument("--route", choices=("modality", "generated", "task", "learned", "supervised", "oracle"),
+p.add_argument("--route", choices=("modality", "generated", "task", *ROUTERS),
                help="who takes which copy, instead of the preset's")
 p.add_argument("--experts", type=int, help="experts a router chooses from (supervised, oracle: for each task), instead of the preset's")
 p.add_argument("--shared", action=argparse.BooleanOptionalAction, help="a shared expert beside the chosen one, instead of the preset's choice")
@@ -51,8 +51,8 @@ p.add_argument("--stages", choices=("on", "off"), help="train in the preset's st
 p.add_argument("--aia", type=float, default=0., help="weight of the AIA loss; 0 is off, bit for bit")
 p.add_argument("--aia_start", type=float, help="share of the steps after which the second phase begins: a fresh learning-rate schedule, in which "
                "AIA acts; 0 is from scratch (default: 0.6, or 0 with --init_from)")
-p.add_argument("--aia_every", type=int, default=4, help="AIA acts on every N-th step of its phase, with N times the weight: at an N-th of its "
-               "price as near to the reference (results/aia.md); the paper's acts on every step")
+p.add_argument("--aia_every", type=int, default=4, help="AIA acts on every N-th step of its phase, with N times the weight (measured for 4: "
+               "results/aia.md); the paper's acts on every step")
 p.add_argument("--init_from", help="folder of a run to start from: its weights at the end of its first phase; for another --arch, whose copies start from "
                "them, one without copies")
 p.add_argument("--reference", default="small", help="whose curves are the target: small | paper | a run's folder (or two: OUT1,OUT2)")
@@ -240,7 +240,8 @@ def bench(rounds=5):
     Path("results").mkdir(exist_ok=True)
     save_json("results/bench.json", {"device": gpu or device, "dtype": dtype, "compiled": compiled, "threads": torch.get_num_threads(),
                                      "torch": torch.__version__, "size": args.size, "aia_every": args.aia_every, "lengths": lines})
-    print("memory: of what the forward pass keeps for the backward pass; attention with AIA by "
+    print(f"AIA on every step: explicit, and for all memory; else on one of {args.aia_every}. Memory: what the forward pass keeps for the backward pass. "
+          "Attention with AIA by "
           + ", ".join(f"{l['kernel']} (T = {l['T']:,})" for l in lines) + "; results/bench.json has the numbers")
 
 
@@ -325,7 +326,7 @@ price = cost(config)
 print(f"{args.arch}: {price['total'] / 1e6:.2f}M parameters, {price['active'] / 1e6:.2f}M active, {price['flops'] / 1e6:.1f} MFLOP a token of training")
 model.checkpoint = args.checkpoint
 if compiled and not (args.compile is None and config.routed()):  # a router's slices differ in size with each batch
-    torch._dynamo.config.recompile_limit = 64  # all layers are one graph: a task, with AIA and without, in each stage
+    torch._dynamo.config.recompile_limit = 64  # one graph serves all layers; there is one for each task, with AIA and without, in each stage
     for block in model.blocks:
         block.compile(dynamic=False)  # what is around the layers is little, and differs in shape from batch to batch
 if args.fsdp:  # a layer's weights are whole only while it computes
@@ -528,6 +529,7 @@ if rank:
 if args.fsdp:
     model = load_model(out, device)[0]
 model.eval()
+torch.set_float32_matmul_precision("highest")  # as sample.py --score has it
 with torch.compiler.set_stance("force_eager"):
     scores = (score(model, data, tok, args.task, args.exam, folder=out) if args.exam else {}) | {"loss": {t: {"run": val[t]} for t in tasks}}
 if d := distance(history[-1], ref or {}):
