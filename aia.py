@@ -121,7 +121,7 @@ def correlation(now):
 def aia_loss(I, valid, T, d, n=None):
     """
     Paper eq. 2 with Huber divided by its threshold (smooth L1), so that it is of the order of |I - T| and its weight of the order of its share
-    of the loss. Per sample and layer, mean over layers and over the samples that have keys; these B rows may be a part of a batch that has n such in all.
+    of the loss. Per sample and layer, mean over layers and over the samples that have keys; these rows may be part of a batch that has n such in all.
     I (L, B); valid (B,); T, d (L, 1) targets and thresholds of the rows' task. Returns a scalar.
     """
     off = (I - T).abs()
@@ -137,8 +137,9 @@ INK, GRID, HUE = (40, 40, 46), (226, 226, 230), {"generate": (217, 95, 2), "unde
 
 def draw_curves(runs, path):
     """
-    runs: [(title, {"history": [...], "reference": ..., "notes": [lines]})] -> a PNG with one panel a run, its notes above. Per task: solid the curve now
-    with a band of one standard deviation over samples (or seeds, see mean_run), thin where training (or its second phase) began, dashed the reference.
+    runs: [(title, {"history": [...], "reference": ..., "notes": [lines]})] -> a PNG with one panel a run, its notes above. Per task: solid the
+    curve now with a band of one standard deviation over samples (or seeds, see mean_run), thin where training (or its second phase) began, dashed
+    the reference.
     """
     S = 2  # drawn twice as large, then reduced: Pillow's lines have no antialiasing
     notes = max(len(r.get("notes", ())) for _, r in runs)
@@ -198,7 +199,7 @@ def draw_curves(runs, path):
 
 
 def load_run(folder):
-    """The curves of a run's folder, as draw_curves wants them, with its config, and its scores if it has any. Exits with one line if there are none."""
+    """The curves of a run's folder, as draw_curves wants them, with its config and its scores if any. Exits with one line if there are none."""
     file = Path(folder) / "interaction.json"
     try:
         run = json.loads(file.read_text())
@@ -212,7 +213,7 @@ def load_run(folder):
 
 
 def mean_run(folders):
-    """Runs that differ by their seed as one: the mean of their curves, with the standard deviation over seeds in place of that over samples; notes on them."""
+    """Runs that differ by their seed as one: the mean of their curves, with the standard deviation over seeds, not over samples; notes on them."""
     runs = [load_run(f) for f in folders]
     if len({(len(r["history"]), r["history"][-1]["step"]) for r in runs}) > 1:
         sys.exit(f"{','.join(folders)}: runs of different length have no mean; name them apart")
@@ -232,7 +233,7 @@ def mean_run(folders):
 
 if __name__ == "__main__":
     p = argparse.ArgumentParser(description="The interaction curves of runs: a table and one picture.", formatter_class=Help)
-    p.add_argument("out", nargs="*", help="folders of runs; those joined by commas are seeds of one, and shown as their mean (default: the latest under out/)")
+    p.add_argument("out", nargs="*", help="folders of runs; those joined by commas are seeds of one, shown as their mean (default: the latest)")
     p.add_argument("--png", help="where the picture goes (default: interaction.png in the run, or out/interaction.png for several)")
     args = p.parse_args()
     args.out = [x.split(",") for x in args.out or [latest_run()]]
@@ -240,7 +241,8 @@ if __name__ == "__main__":
     runs = [(title([Path(x).name for x in f]), mean_run(f)) for f in args.out]
     for name, run in runs:
         now, ref = run["history"][-1], run.get("reference") or {}
-        print(f"\n{name}, step {now['step']}, reference: {ref.get('name', 'none')}\n{'layer':>6}" + "".join(f"{t:>18}{'reference':>11}" for t in TASKS))
+        print(f"\n{name}, step {now['step']}, reference: {ref.get('name', 'none')}")
+        print(f"{'layer':>6}" + "".join(f"{t:>18}{'reference':>11}" for t in TASKS))
         for l in range(max(len(now[t]["mean"]) for t in TASKS if t in now)):
             cells = [f"{now[t]['mean'][l]:>9.3f} ± {now[t]['std'][l]:.3f} " if t in now else " " * 18 for t in TASKS]
             print(f"{l:>6}" + "".join(f"{c:>18}" + (f"{ref[t]['curve'][l]:>11.3f}" if t in ref else " " * 11) for c, t in zip(cells, TASKS)))

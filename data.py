@@ -527,6 +527,10 @@ def data_folder(out):
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         what = "a data set" if (out / "meta.json").exists() else "something"
         sys.exit(f"--out {out}: holds {what} already, which would be lost; remove it, or name a new folder")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        sys.exit(f"--out {out}: cannot be made ({e.strerror}); name another folder")
     return out
 
 
@@ -648,7 +652,7 @@ def build_toy(out, size="nano", n=40_000, seed=0):
           get_context("spawn").Pool(workers, become_worker) if workers else nullcontext() as pool):
         make = functools.partial(toy_rows, part=part, tok=tok, enc=enc, canvas=canvas, longest=longest)
         jobs = ((pool.imap_unordered if pool else map)(make, chunk) for chunk in todo)
-        for job, _ in pairwise(chain(jobs, [None])):  # while processes draw a chunk and put it into tokens, this one makes up the next
+        for job, _ in pairwise(chain(jobs, [None])):  # asks for the next chunk, which is made up here meanwhile, before it waits for this one
             for k in job:
                 bar.update(k)
 
@@ -663,8 +667,10 @@ def read_picture(path, canvas):
             if max(picture.size) > 10_000:
                 raise ValueError(f"picture of {picture.size[0]} x {picture.size[1]} pixels, more than 10,000 a side; reduce it first")
             picture = ImageOps.exif_transpose(picture).convert("RGBA")
+    except ValueError:
+        raise
     except Exception as e:  # Pillow's readers raise whatever a broken file makes them trip over
-        raise e if isinstance(e, ValueError) else ValueError(reasons.get(type(e), f"broken picture ({e})"))
+        raise ValueError(reasons.get(type(e), f"broken picture ({e})"))
     white = Image.new("RGBA", picture.size, "white")
     return np.asarray(ImageOps.fit(Image.alpha_composite(white, picture).convert("RGB"), (canvas, canvas), Image.LANCZOS))
 
