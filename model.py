@@ -472,7 +472,7 @@ class Muon(torch.optim.Muon):
                 ps = [p for p in train if p.shape == (rows, cols)]
                 grads, past = [p.grad for p in ps], [self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in ps]
                 torch._foreach_lerp_(past, grads, 1 - g["momentum"])
-                x = torch.stack([u.bfloat16() for u in torch._foreach_lerp(grads, past, g["momentum"])])  # (N, rows, cols), Nesterov's
+                x = torch.stack([u.lerp(m, g["momentum"]).bfloat16() for u, m in zip(grads, past)])  # (N, rows, cols), Nesterov's
                 if isinstance(x, DTensor):  # in shards, with --fsdp: each process takes the step of whole matrices
                     x = x.redistribute(placements=[Replicate()])
                 x = x.mT if rows > cols else x  # tall ones lie down meanwhile
