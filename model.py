@@ -536,7 +536,7 @@ def load_model(folder, device="cpu", file="ckpt.pt"):
     except FileNotFoundError as e:
         sys.exit(f"{folder}: no run here ({Path(e.filename).name} is missing); train one: python train.py --out {folder}")
     except Exception as e:
-        sys.exit(f"{folder}: not a run that this version reads ({' '.join([type(e).__name__, *str(e).split()])[:100]}); train it again")
+        sys.exit(f"{folder}: {file} or config.json is damaged, or of another version ({' '.join(str(e).split())[:100]}); train it again")
     return model.eval(), config
 
 

@@ -523,7 +523,7 @@ def converse(folder, model, meta, enc, tok, seed, how):
                 show(picture)
                 print(file)
         except (ValueError, OSError) as e:
-            print(f"{line}: {e}")
+            print(f"{line or 'the prompt'}: {e}")
 
 
 def show(picture):
@@ -592,6 +592,7 @@ if __name__ == "__main__":
     p.add_argument("--speed", action="store_true", help="pictures and answers a second, with the cache and without")
     args = p.parse_args()
     folder = args.out or latest_run()
+    print(f"run: {folder}", file=sys.stderr)
     if (args.image is None) != (args.ask is None):
         sys.exit("--image and --ask go together: a picture, and a question about it")
     if not (args.n >= 1 and 0 <= args.temperature < float("inf") and args.top_k >= 0 and 0 < args.top_p <= 1 and 0 <= args.cfg < float("inf")):

@@ -61,7 +61,7 @@ p.add_argument("--ratio", help="generate:understand rows in a batch (default: 1:
 p.add_argument("--size", choices=SIZES, help="shape of the network (default: nano without a GPU, else small)")
 p.add_argument("--data", help="folder of a data set (default: data/toy-SIZE, made if missing)")
 p.add_argument("--out", help="folder of the run (default: out/ and what it is, such as out/aia-nano or out/evev2-nano)")
-p.add_argument("--steps", type=int, help="optimiser steps (default: by size)")
+p.add_argument("--steps", type=int, help="optimiser steps (default: nano 4800, small 4000, base 10000)")
 p.add_argument("--batch_size", type=int, default=32, help="rows a step")
 p.add_argument("--accumulate", type=int, default=1, help="parts that a step's rows are taken in, one after the other: the same step in less memory")
 p.add_argument("--checkpoint", action="store_true", help="keep each layer's input only and compute the layer again in the backward pass: less "
@@ -144,7 +144,7 @@ out, begin = Path(args.out), round(args.steps * args.aia_start)  # begin: the st
 if args.aia and begin >= args.steps:
     sys.exit(f"--aia_start {args.aia_start}: leaves none of the {args.steps} steps to AIA; take less")
 if (out / "ckpt.pt").exists() and not (args.resume or args.bench) or out.exists() and not out.is_dir():
-    sys.exit(f"--out {out}: holds {'a run' if out.is_dir() else 'something else'} already, which would be lost; name another folder, remove it"
+    sys.exit(f"--out {out}: holds {'a run' if out.is_dir() else 'something else'} already, which would be lost; name another folder, or remove it"
              + ", or go on with its run: --resume" * out.is_dir())
 
 
@@ -292,7 +292,7 @@ if args.init_from and not args.resume:
     alike = all(mine[k] == v for k, v in about["model"].items() if k not in (*config.DIAL, "block_size")) and about["data"]["merges"] == meta["merges"]
     if not alike or about["model"] != mine and about["model"]["split"]:
         sys.exit(f"--init_from {args.init_from}: a network of another shape or data set ({about['train']['arch']}, {about['train']['size']}, "
-                 f"{about['train']['data']}); train with its --size and --data, and with its dial if it exists in copies")
+                 f"{about['train']['data']}); train with its --size and --data, and with its --arch (or --split, --route) if it has copies")
     model.start_from(other.state_dict())
     args.branch = about["model"] == mine
     print(f"starting from {args.init_from}/{file}")
@@ -323,7 +323,7 @@ if args.aia and (missing := [t for t in tasks if t not in (ref or {})]):
 if ref:
     targets = {t: [torch.tensor(ref[t][k], device=device)[:, None] for k in ("T", "d")] for t in TASKS if t in ref}  # (L, 1) each
 price = cost(config)
-print(f"{args.arch}: {price['total'] / 1e6:.2f}M parameters, {price['active'] / 1e6:.2f}M active, {price['flops'] / 1e6:.1f} MFLOP a token of training")
+print(f"{' '.join([args.arch] + turned)}: {price['total'] / 1e6:.2f}M parameters, {price['active'] / 1e6:.2f}M active, {price['flops'] / 1e6:.1f} MFLOP a token of training")
 model.checkpoint = args.checkpoint
 if compiled and not (args.compile is None and config.routed()):  # a router's slices differ in size with each batch
     torch._dynamo.config.recompile_limit = 64  # one graph serves all layers; there is one for each task, with AIA and without, in each stage
@@ -427,7 +427,7 @@ def rows_of(step):
 
 until = np.round(np.cumsum([s["share"] for s in stages]) * args.steps)
 stage_at = lambda step: stages[min(np.searchsorted(until, step, "right"), len(stages) - 1)]
-clock, waited, stage, route = time.time(), 0., None, config.route
+clock, waited, evaluating, stage, route = time.time(), 0., 0., None, config.route
 rows_tokens = args.batch_size * sum(data.rows["train"][t][0].shape[1] - 1 for t in tasks) / len(tasks)  # a step, about
 reader = ThreadPoolExecutor(1)  # the next step's rows are read while this one computes
 coming = reader.submit(rows_of, first_step)
@@ -449,6 +449,7 @@ for step in range(first_step, args.steps + 1):
         save("pretrained.pt")
         opts = optimizers(model, args.lr)  # a fresh schedule starts with fresh moments
     if step % args.eval_every == 0 or step in (begin, args.steps):
+        start = time.time()
         val, now, pictures = evaluate(1000 if step == args.steps else 250)
         d = distance(now, ref or {})
         history.append({"step": step, "phase": phase, **now, "val": val})
@@ -460,6 +461,7 @@ for step in range(first_step, args.steps + 1):
                 sheet(pictures, prompts, out / "samples.png")
         record(step=step, phase=phase, **{f"val_{t}": v for t, v in val.items()}, **{f"distance_{t}": v for t, v in d.items()})
         log_file.flush()
+        evaluating += time.time() - start
         tqdm.write(f"step {step}: validation loss " + ", ".join(f"{t} {v:.3f}" for t, v in val.items())
                    + (";  distance to the reference " + ", ".join(f"{t} {v:.3f}" for t, v in d.items()) if d else ""))
     if step == args.steps:
@@ -509,7 +511,7 @@ for step in range(first_step, args.steps + 1):
             dist.all_reduce(mean)
         each = dict(zip(each, (mean / world).tolist()))
         record(step=step, phase=phase, lr=lr * args.lr, **each, **{f"load_{t}": " ".join(f"{x:.2f}" for x in v.tolist()) for t, v in load.items()})
-        speed = (step + 1 - first_step) * rows_tokens / (time.time() - clock)
+        speed = (step + 1 - first_step) * rows_tokens / (time.time() - clock - evaluating)
         bar.set_postfix({k: f"{v:.3f}" for k, v in each.items()}
                         | {"tok/s": f"{speed:,.0f}", "MFU": f"{speed * price['flops'] / peak_flops / world:.1%}" if peak_flops else "n/a",
                            "waits": f"{waited / (time.time() - clock):.1%}"})
