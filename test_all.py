@@ -673,7 +673,7 @@ def test_the_same_seed_gives_the_same_log_bit_for_bit(toy, trained, tmp_path):
 
 
 def test_resumed_equals_uninterrupted(toy, tmp_path, monkeypatch):
-    """Killed at step 15, after the evaluation at step 12, gone on with --resume alone: the same weights, the same log, AIA on the same steps."""
+    """Killed at step 15, after the evaluation at step 11, gone on with --resume alone: the same weights, the same log, AIA on the same steps."""
     class Killed(Exception):
         pass
 
@@ -685,11 +685,11 @@ def test_resumed_equals_uninterrupted(toy, tmp_path, monkeypatch):
             raise Killed
         return real(self, *args)
 
-    assert train(toy, tmp_path / "whole", "--aia", .5, "--eval_every", 6) is None
+    assert train(toy, tmp_path / "whole", "--aia", .5, "--eval_every", 11) is None
     with monkeypatch.context() as m:
         m.setattr(model.Muon, "step", step)
         with pytest.raises(Killed):
-            train(toy, tmp_path / "half", "--aia", .5, "--eval_every", 6)
+            train(toy, tmp_path / "half", "--aia", .5, "--eval_every", 11)
     assert run("train.py", "--out", tmp_path / "half", "--resume") is None
     assert same(weights(tmp_path / "half"), weights(tmp_path / "whole"))
     assert (tmp_path / "half" / "log.csv").read_text() == (tmp_path / "whole" / "log.csv").read_text()
