@@ -191,8 +191,8 @@ class Experts(nn.Module):
 
 class Norm(torch.autograd.Function):
     """
-    RMSNorm (Zhang and Sennrich 2019, arXiv 1910.07467, eq. 4) without its gain, y = r x. Its derivative is written out, r (g - y mean(g y)), as so it
-    keeps only y, which what comes next keeps too.
+    RMSNorm (Zhang and Sennrich 2019, arXiv 1910.07467, eq. 4) without its gain, y = r x. Its derivative, r (g - y mean(g y)), is written out: so it
+    keeps y, which a gain keeps too, and r, a number a row; autograd would keep x besides.
     """
     @staticmethod
     def forward(ctx, x):  # in float32 at least
@@ -508,8 +508,8 @@ def find_device(name=None):
 def set_products(kind, dtype=None):
     """
     What the matrix products of training are in on a cuda, cpu or mps: by default bfloat16 where there are instructions for it, else float32. In
-    bfloat16 runs those that stay in float32, such as the logits, may be in TF32 on a GPU; on a CPU they go by oneDNN, which takes 0.4 of MKL's time on
-    an AMD EPYC (and may round what goes in, not what comes out, where there is AMX). Returns the dtype's name.
+    bfloat16 runs those that stay in float32, such as the logits, may be in TF32 on a GPU; on a CPU they go by oneDNN, which takes half of MKL's time
+    on an AMD EPYC (and may round what goes in, not what comes out, where there is AMX). Returns the dtype's name.
     """
     can = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch cannot tell
     fast = torch.cuda.is_bf16_supported(including_emulation=False) if kind == "cuda" else kind == "cpu" and any(map(can.get, ("avx512_bf16", "amx_bf16")))

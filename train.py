@@ -149,7 +149,7 @@ if (out / "ckpt.pt").exists() and not (args.resume or args.bench) or out.exists(
 
 
 def stop(*_):
-    """Ctrl-C."""
+    """Ctrl-C: says how to go on."""
     saved = (out / "ckpt.pt").exists() and not args.bench
     sys.exit(rank or "\nstopped" + (f"; go on with: python train.py --out {out} --resume" if saved else " before anything was saved"))
 
