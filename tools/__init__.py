@@ -1,0 +1,1 @@
+"""tools: what is not the subject; see README.md."""

@@ -1,0 +1,116 @@
+"""
+tools/device.py: the machine. Which device there is, what its matrix products are computed in, how
+fast it could be, and what becomes of memory that is freed.
+"""
+import ctypes
+import re
+import sys
+
+import torch
+
+# Multiplications and additions a second of dense products in bfloat16, as the makers publish
+# them. The first name that occurs in a GPU's own counts, so the longer ones stand first.
+PEAK = {
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+}
+
+# two parameters of mallopt(3), with their numbers in malloc.h
+M_TRIM_THRESHOLD = -1
+M_MMAP_MAX = -4
+
+
+def keep_freed_memory():
+    """
+    On Linux, memory that is freed stays with the process, for its next tensors. Otherwise each
+    large tensor of each training step gets new pages, which the kernel has to clear.
+    """
+    if sys.platform != "linux":
+        return
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "mallopt"):  # a C library other than glibc
+        return
+    libc.mallopt(M_TRIM_THRESHOLD, -1)  # nothing at the heap's end goes back
+    libc.mallopt(M_MMAP_MAX, 0)         # and everything is on the heap
+
+
+def find_device(name=None):
+    """A device that works: the one named, or the best there is. Exits with one line if not."""
+    if name is None:
+        name = best_device()
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as e:  # only trying tells
+        reason = str(e).splitlines()[0]
+        sys.exit(f"--device {name}: cannot be used here ({reason})")
+    return name
+
+
+def best_device():
+    if torch.cuda.is_available():
+        return "cuda"
+    if torch.backends.mps.is_available():
+        return "mps"
+    return "cpu"
+
+
+def set_products(kind, dtype=None):
+    """
+    Settles what the matrix products of training are computed in, and returns its name.
+
+      kind   the kind of device: "cuda", "cpu" or "mps"
+      dtype  "float32" or "bfloat16"; by default bfloat16 where there are instructions for it
+
+    Some products of bfloat16 runs stay in float32, such as the logits. On a GPU they may then use
+    TF32. On a CPU they may go by oneDNN instead of MKL, which is faster; where the CPU has AMX it
+    may round what goes in, but not what comes out.
+    """
+    if dtype is None:
+        dtype = "bfloat16" if has_bfloat16(kind) else "float32"
+    if dtype == "float32":
+        precision = "highest"
+    elif kind == "cuda":
+        precision = "high"
+    else:
+        precision = "medium"
+    torch.set_float32_matmul_precision(precision)
+    return dtype
+
+
+def has_bfloat16(kind):
+    """Whether this kind of device has instructions for products in bfloat16."""
+    if kind == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if kind != "cpu" or not hasattr(torch.cpu, "get_capabilities"):  # older torch cannot tell
+        return False
+    can = torch.cpu.get_capabilities()
+    return bool(can.get("avx512_bf16") or can.get("amx_bf16"))
+
+
+def gpu_name(device):
+    """The name of a GPU, such as "NVIDIA H100 80GB HBM3"; "" for other devices."""
+    if torch.device(device).type != "cuda":
+        return ""
+    return torch.cuda.get_device_name(device)
+
+
+def peak_flops(device, dtype):
+    """FLOP/s that a device could do at most in bfloat16; None if that is not known."""
+    if dtype != "bfloat16":
+        return None
+    gpu = gpu_name(device)
+    for name, flops in PEAK.items():
+        if re.search(rf"\b{name}\b", gpu):  # whole words: an L40S is no L4
+            return flops
+    return None
+
+
+def describe(device):
+    """A device in words: "cpu", "cuda (NVIDIA H100 80GB HBM3)"."""
+    gpu = gpu_name(device)
+    return f"{device} ({gpu})" if gpu else str(device)

@@ -1,0 +1,136 @@
+"""
+tools/fast.py: three pieces of the transformer that take much of its time, each twice: as one would
+first write it (plain_...), and faster.
+
+tests/test_tools.py holds the two equal. README.md says why the fast ones are faster. model.py uses
+the fast ones, and plain_attention where someone wants to look at the matrix of weights.
+
+Shapes: B rows, H heads, T queries, S keys, D channels of a head.
+"""
+import torch
+import torch.nn.functional as F
+
+EPS = 1e-6  # added to the mean square, so that a row of zeros stays one
+
+# ---------------------------------------------------------------------------------------------
+# the norm
+
+
+def plain_rms_norm(x):
+    """
+    RMSNorm (Zhang and Sennrich 2019, arXiv 1910.07467, eq. 4) without its gain: each row of x
+    (..., C) scaled to a mean square of 1. In float32 at least.
+    """
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    mean_square = x.square().mean(-1, keepdim=True)
+    return x * (mean_square + EPS).rsqrt()
+
+
+def rms_norm(x):
+    """What plain_rms_norm computes, with the derivative written out. x (..., C)"""
+    return RMSNorm.apply(x)
+
+
+class RMSNorm(torch.autograd.Function):
+    """
+    y = r x, where r = (mean(x x) + EPS) ** -.5 is one number a row. If g is the gradient of y,
+    that of x is r (g - y mean(g y)).
+
+    So the backward pass needs r and y only, and a gain that y is multiplied by keeps y anyway.
+    Autograd would keep x as well.
+    """
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.dtype = x.dtype
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)  # makes no tensor of squares
+        r = (length ** 2 / x.size(-1) + EPS).rsqrt()
+        y = x * r
+        ctx.save_for_backward(y, r)
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, g):
+        y, r = ctx.saved_tensors
+        along = (g * y).mean(-1, keepdim=True)
+        across = torch.addcmul(g, y, along, value=-1)  # g - y mean(g y)
+        return (across * r).to(ctx.dtype)
+
+
+# ---------------------------------------------------------------------------------------------
+# rotary positions
+
+
+def plain_rotate(x, rotary):
+    """
+    Rotary positions (Su et al. 2021, arXiv 2104.09864, eq. 34): each pair of neighbouring
+    channels is a point in the plane, and is turned by the angle position times frequency.
+
+    x (..., D); rotary (..., D / 2, 2): cosine and sine of each pair's angle -> (..., D)
+    """
+    a, b = x.unflatten(-1, (-1, 2)).unbind(-1)  # (..., D / 2) each
+    cos, sin = rotary.unbind(-1)
+    turned = torch.stack((a * cos - b * sin, a * sin + b * cos), -1)
+    return turned.flatten(-2)
+
+
+def rotate(x, rotary):
+    """
+    What plain_rotate computes. On a CPU the pairs are taken as complex numbers, of which the
+    product turns one by the other's angle, in one pass over memory. A compiler, for a GPU, knows
+    real numbers only, but makes one pass of the plain version by itself.
+    """
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
+        return plain_rotate(x, rotary)
+    pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))  # (..., D / 2)
+    turned = pairs * torch.view_as_complex(rotary)
+    return torch.view_as_real(turned).flatten(-2)
+
+
+# ---------------------------------------------------------------------------------------------
+# attention
+
+SHORT = 512  # keys; with more, the fused kernel is the faster one in bfloat16 on a CPU too
+
+
+def plain_attention(q, k, v, mask=None, scale=None):
+    """
+    Attention (Vaswani et al. 2017, arXiv 1706.03762, eq. 1) by the matrix of its weights.
+
+      q      (B, H, T, D)
+      k, v   (B, H, S, D)
+      mask   (B or 1, 1, T, S) bool, True where a query sees a key; None: causal, and T = S
+      scale  of the products of q and k; None: D ** -.5
+
+    Returns y (B, H, T, D) and weights (B, H, T, S), which are softmax(scale q k').
+    """
+    T, D = q.shape[2:]
+    S = k.size(2)
+    if scale is None:
+        scale = D ** -.5
+    if mask is None:
+        mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril()
+    # a sum, as its derivative costs nothing; that of filling in -inf does
+    hidden = torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, float("-inf"))
+    logits = (q * scale) @ k.mT + hidden
+    weights = logits.softmax(-1)
+    return weights @ v, weights
+
+
+def attention(q, k, v, mask=None, scale=None):
+    """
+    The y of plain_attention, with its arguments, by PyTorch's fused kernel, in which no T x S
+    matrix ever exists. Only short rows in bfloat16 on a CPU go by the matrix: there the kernel is
+    slow.
+
+    Whoever pads q and k with zeros, which changes no logit, passes scale, as D is another then.
+    """
+    on_cpu = q.device.type == "cpu"
+    in_bfloat16 = v.dtype == torch.bfloat16
+    if on_cpu and in_bfloat16 and k.size(2) <= SHORT:
+        y, _ = plain_attention(q, k, v, mask, scale)
+        return y
+    is_causal = mask is None
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal, scale=scale)

@@ -1,0 +1,23 @@
+"""
+tools/files.py: files that are whole, and a way to tell whether they still are.
+"""
+import hashlib
+import json
+import os
+from pathlib import Path
+
+
+def save_json(path, value):
+    """
+    Writes a value as JSON, atomically: whoever reads meanwhile sees the old file or the new one,
+    never half of one.
+    """
+    part = Path(f"{path}.part")
+    part.write_text(json.dumps(value, indent=1))
+    os.replace(part, path)
+
+
+def checksum(file):
+    """SHA-256 of what is in a file, in hexadecimal."""
+    with open(file, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
