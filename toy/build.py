@@ -1,0 +1,190 @@
+"""
+toy/build.py: the toy world as a data set (python data.py).
+
+Scenes are made up a chunk at a time, with their captions and questions, from one stream of random
+numbers. Pieces of a chunk are then drawn, put into tokens and written, by processes side by side;
+in which order does not matter, as each piece knows its rows. Meanwhile the next chunk is made up.
+Stands on data.py, tools/ and the rest of toy/.
+"""
+import signal
+from collections import namedtuple
+from contextlib import nullcontext
+from functools import partial
+from itertools import product
+from multiprocessing import get_context
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from data import ASSETS, TASKS, encoding_of, load_tokenizer, make_row
+from tools.device import keep_freed_memory
+from toy.dataset import data_folder, finish_dataset, new_dataset, write_rows
+from toy.merges import learn_merges
+from toy.tokenizer import train_toy_tokenizer
+from toy.words import caption, questions
+from toy.world import CANVAS, COLORS, SHAPES, SIZES, make_scenes, render_all
+
+CHUNK = 40_000  # scenes that are made up at a time; there must be memory for twice as many
+PIECE = 1000    # scenes of a chunk that a process takes at a time
+
+# a chunk or a piece: scenes number first .. first + n - 1 of a split ("train" or "val")
+Span = namedtuple("Span", "split first n")
+# what is said of a scene: a caption, [(question, answer)], and whether only the last is used
+Told = namedtuple("Told", "scene prompt turns alone")
+
+
+def build_toy(out, size="nano", n=40_000, seed=0):
+    """
+    n scenes of the toy world, and up to 1,000 more for validation, as a data set in the folder
+    `out`. Each scene is one row to generate and one to understand. All follows from the seed.
+
+    size   of the network: "nano", "small" or "base"; it decides the canvas
+    """
+    out = data_folder(out)
+    canvas = CANVAS[size]
+    tok = shipped_tokenizer(canvas)
+    n_image = (canvas // tok.patch) ** 2
+    counts = {"train": n, "val": min(n, 1000)}
+    chunks = cut("train", 0, counts["train"], CHUNK) + cut("val", 0, counts["val"], CHUNK)
+
+    # the first chunk also teaches the text tokenizer
+    rng = np.random.default_rng(seed)
+    told = make_up(chunks[0], seed, rng)
+    merges = learn_merges(texts_of(told[:5000]), 512)
+    enc = encoding_of({"merges": merges})
+
+    sizes = {}
+    for split, n_rows in counts.items():
+        for task in TASKS:
+            sizes[split, task] = (n_rows, longest_row(task, enc, n_image))
+
+    with new_dataset(out, sizes, canvas) as folder:
+        work = partial(write_piece, folder=folder, tok=tok, enc=enc, canvas=canvas, sizes=sizes)
+        bar = tqdm(total=sum(counts.values()), desc="toy world", unit=" scenes")
+        with bar, start_workers(n) as pool:
+            for i, chunk in enumerate(chunks):
+                done = begin(pool, work, chunk, told)
+                if i + 1 < len(chunks):  # meanwhile, the next chunk
+                    told = make_up(chunks[i + 1], seed, rng)
+                for n_scenes in done:
+                    bar.update(n_scenes)
+        about = {"kind": "toy", "seed": seed, "canvas": canvas, "n_image": n_image}
+        finish_dataset(folder, out, about, merges, tok, sizes)
+
+
+def shipped_tokenizer(canvas):
+    """The toy world's image tokenizer in assets/; it is trained first if it is not there."""
+    path = ASSETS / f"tokenizer-{canvas}.pt"
+    if not path.exists():
+        print(f"{path} is missing: training the image tokenizer for {canvas} x {canvas} pixels "
+              "first")
+        train_toy_tokenizer(path, canvas)
+    return load_tokenizer(path)
+
+
+def cut(split, first, n, length):
+    """n scenes from number `first` on, as Spans of at most `length`."""
+    spans = []
+    for start in range(first, first + n, length):
+        spans.append(Span(split, start, min(length, first + n - start)))
+    return spans
+
+
+# -------------------------------------------------------------------------------------------------
+# scenes and words
+
+def make_up(chunk, seed, rng):
+    """[Told]: the scenes of a chunk, and what is said of each."""
+    scenes = make_scenes(chunk.n, [seed, chunk.split == "val", chunk.first // CHUNK])
+    prompts = [caption(scene, rng)["prompt"] for scene in scenes]
+    talks = []
+    for scene in scenes:
+        talks.append([(question, answer) for _, question, answer in questions(scene, rng)])
+    # now and then a scene is only described, or that would be learned as a last turn only
+    alone = rng.random(len(scenes)) < .15
+    return [Told(*told) for told in zip(scenes, prompts, talks, alone)]
+
+
+def texts_of(told):
+    """All captions, questions and answers, one after the other."""
+    texts = []
+    for _, prompt, turns, _ in told:
+        texts.append(prompt)
+        for turn in turns:
+            texts.extend(turn)
+    return texts
+
+
+def longest_row(task, enc, n_image):
+    """
+    How many tokens a row of this task may have. None to generate is longer: no caption has more
+    words than four objects, each with its longest. Most talks fit as they are, of up to six
+    turns; write_piece() shortens those that do not.
+    """
+    longest_object = 0
+    for size, color, shape in product(SIZES, COLORS, SHAPES):
+        tokens = enc.encode_ordinary(f", {size} {color} {shape}")
+        longest_object = max(longest_object, len(tokens))
+    words = 4 * longest_object - 1            # the first has no comma before it
+    if task == "generate":
+        return 2 + n_image + words            # 2: <|bos|> and <|boi|>
+    # 5: <|bos|> <|boi|> <|eoi|> <|answer|> <|end|>
+    described = len(enc.encode_ordinary("describe the picture.")) + words + 5
+    return n_image + max(60, described)
+
+
+# -------------------------------------------------------------------------------------------------
+# pieces, by processes side by side
+
+def start_workers(n):
+    """A pool of processes. For few scenes there is none, and `with ... as pool` gives None."""
+    if n <= 10 * PIECE:
+        return nullcontext()
+    workers = min(torch.get_num_threads(), 8)
+    return get_context("spawn").Pool(workers, become_worker)
+
+
+def become_worker():
+    """One thread a process; Ctrl-C is for the process that started it."""
+    keep_freed_memory()
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def begin(pool, work, chunk, told):
+    """Hands out a chunk in pieces. Gives, piece by piece, how many scenes are done."""
+    pieces = []
+    for span in cut(chunk.split, chunk.first, chunk.n, PIECE):
+        start = span.first - chunk.first
+        pieces.append((span, told[start:start + span.n]))
+    if pool is None:
+        return map(work, pieces)  # here, and not before it is asked for
+    return pool.imap_unordered(work, pieces)
+
+
+def write_piece(piece, folder, tok, enc, canvas, sizes):
+    """Draws the scenes of a piece and writes their rows of both tasks. Returns how many."""
+    span, told = piece
+    pixels = render_all([t.scene for t in told], canvas)     # (N, canvas, canvas, 3)
+    codes = tok.encode(pixels).numpy()                       # (N, n_image)
+    _, longest = sizes[span.split, "understand"]
+    to_generate = []
+    to_understand = []
+    for t, picture in zip(told, codes):
+        to_generate.append(make_row(enc, enc.n_vocab, picture, t.prompt))
+        turns = t.turns[-1:] if t.alone else t.turns
+        to_understand.append(fitting_row(enc, picture, turns, longest))
+    pad = enc._special_tokens["<|pad|>"]
+    write_rows(folder, span.split, "generate", span.first, to_generate, pad)
+    write_rows(folder, span.split, "understand", span.first, to_understand, pad, pixels)
+    return span.n
+
+
+def fitting_row(enc, picture, turns, longest):
+    """A row to understand, of as many turns as fit. The last, which describes, always does."""
+    while True:
+        ids, roles = make_row(enc, enc.n_vocab, picture, turns=turns)
+        if len(ids) <= longest:
+            return ids, roles
+        turns = turns[:-2] + turns[-1:]

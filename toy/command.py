@@ -1,0 +1,80 @@
+"""
+toy/command.py: the command line of `python data.py`.
+
+It makes a data set of the toy world (toy/build.py), one of your own pictures (toy/own.py), or the
+toy world's image tokenizer anew (toy/tokenizer.py). It is the top of toy/.
+"""
+import argparse
+import signal
+import sys
+from pathlib import Path
+
+from data import ASSETS
+from tools.device import keep_freed_memory
+from tools.flags import Help
+from tools.processes import child, rank
+from toy.build import build_toy
+from toy.own import build_real
+from toy.tokenizer import train_toy_tokenizer
+from toy.world import CANVAS
+
+
+def main():
+    args = read_flags()
+    keep_freed_memory()
+    signal.signal(signal.SIGINT, stop)
+    if args.train_tokenizer:
+        canvas = CANVAS[args.size]
+        path = ASSETS / f"tokenizer-{canvas}.pt"
+        train_toy_tokenizer(path, canvas, args.tokenizer_steps, args.seed)
+    elif args.json:
+        out = args.out or f"data/{Path(args.json).stem}"
+        build_real(args.json, args.images, out, args.size, args.seed, args.tokenizer_steps)
+    else:
+        out = args.out or f"data/toy-{args.size}"
+        build_toy(out, args.size, args.n, args.seed)
+        print(f"{out}: {args.n} scenes, each to draw and to ask about")
+        print(f"next: python train.py --data {out}")
+
+
+def read_flags():
+    about = "Make a data set: the toy world by default, or your own pictures with --json."
+    p = argparse.ArgumentParser(description=about, formatter_class=Help)
+    p.add_argument("--size", choices=CANVAS, default="nano",
+                   help="canvas: nano 48 x 48 pixels, small and base 64 x 64")
+    p.add_argument("--n", type=int, default=40_000, help="toy world: scenes to train on")
+    p.add_argument("--seed", type=int, default=0, help="everything follows from it")
+    p.add_argument("--out", help="folder to write (default: data/toy-SIZE; "
+                                 "with --json: data/ and the file's name)")
+    p.add_argument("--json", help="LLaVA-style list of records; 'gpt' saying <image> makes a "
+                                  "generation pair, else a dialogue")
+    p.add_argument("--images", default=".", help="folder that the records' 'image' is relative to")
+    p.add_argument("--train_tokenizer", action="store_true",
+                   help="train the toy world's image tokenizer anew, into assets/")
+    p.add_argument("--tokenizer_steps", type=int, default=3000,
+                   help="steps to train an image tokenizer")
+    args = p.parse_args()
+    if args.n < 1 or args.tokenizer_steps < 1:
+        sys.exit(f"--n {args.n} --tokenizer_steps {args.tokenizer_steps}: at least 1 is wanted")
+    return args
+
+
+def stop(signal_number, frame):
+    """Ctrl-C: what is half made is removed on the way out."""
+    sys.exit("\nstopped before anything was written")
+
+
+def make_if_missing(folder, size):
+    """
+    The toy world's data set for a size, made by a process of its own, if its folder is not there.
+    Another folder is not made up: exits with one line.
+    """
+    if (Path(folder) / "meta.json").exists():
+        return
+    if folder != f"data/toy-{size}":
+        sys.exit(f"{folder}: no data set here; make it with: "
+                 f"python data.py --json PAIRS.json --images FOLDER --out {folder}")
+    print(f"{folder} is missing: making the toy world first")
+    command = Path(__file__).parent.parent / "data.py"
+    if rank == 0 and child(command, "--size", size, "--out", folder, quiet=True):
+        sys.exit(f"{folder}: could not be made (the reason is above)")

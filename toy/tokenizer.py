@@ -1,0 +1,112 @@
+"""
+toy/tokenizer.py: training the image tokenizer of data.py, once; then it is frozen.
+
+The toy world's, for each canvas, are in assets/. Your own pictures get one of their own
+(toy/own.py). What a tokenizer loses no network can draw: ceiling() says how much that is.
+Stands on data.py, toy/world.py and toy/judge.py.
+"""
+import os
+
+import numpy as np
+import torch
+import torch.nn as nn
+from tqdm import tqdm
+
+from data import ImageTokenizer, load_tokenizer
+from toy.judge import judge, same_scene
+from toy.world import make_scenes, render_all
+
+
+class ScenePictures:
+    """
+    The pictures of many scenes, each drawn only when it is asked for: 50,000 would take up to
+    600 MB. pictures[numbers] -> (B, canvas, canvas, 3) uint8, as from an array.
+    """
+
+    def __init__(self, scenes, canvas):
+        self.scenes = scenes
+        self.canvas = canvas
+
+    def __len__(self):
+        return len(self.scenes)
+
+    def __getitem__(self, numbers):
+        return render_all([self.scenes[i] for i in numbers], self.canvas)
+
+
+def train_image_tokenizer(pictures, steps, patch, lr=2e-3, seed=0):
+    """
+    An ImageTokenizer trained to rebuild pictures, in eval mode.
+
+    pictures  an array (N, S, S, 3) uint8, or ScenePictures
+    patch     pixels a side of what becomes one token
+    lr        the highest learning rate; it warms up for 100 steps and falls in the last two thirds
+
+    The loss is L1 plus L2, over 32 pictures a step.
+    """
+    torch.manual_seed(seed)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    tok = ImageTokenizer(patch).to(device)
+    opt = torch.optim.AdamW(tok.parameters(), lr, betas=(.9, .98), weight_decay=1e-4, fused=True)
+    bar = tqdm(range(steps), desc="image tokenizer")
+    for step in bar:
+        warm_up = (step + 1) / 100
+        decay = (steps - step) / steps * 1.5
+        opt.param_groups[0]["lr"] = lr * min(1, warm_up, decay)
+
+        numbers = np.random.default_rng([seed, step]).integers(len(pictures), size=32)
+        x = tok.pixels(pictures[numbers])                    # (32, 3, S, S)
+        y = tok.decode_digits(tok.encode_digits(x))
+        loss = (x - y).abs().mean() + (x - y).square().mean()
+
+        opt.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(tok.parameters(), 1.)
+        opt.step()
+        if step % 20 == 0:
+            bar.set_postfix(loss=f"{loss.item():.4f}")
+    return tok.eval()
+
+
+def save_tokenizer(path, tok, half=False):
+    """
+    Writes what data.load_tokenizer() reads; half: in half precision, for half the bytes. Atomic: a
+    reader sees the old file or the new one, never a part.
+    """
+    weights = {}
+    for name, weight in tok.state_dict().items():
+        weights[name] = weight.half() if half else weight
+    part = f"{path}.part"
+    torch.save({"config": tok.config, "weights": weights}, part)
+    os.replace(part, path)
+
+
+def train_toy_tokenizer(path, canvas, steps=3000, seed=0):
+    """The toy world's image tokenizer for a canvas, into a file. Prints what it is worth."""
+    scenes = make_scenes(50_000, [seed, 2])
+    pictures = ScenePictures(scenes, canvas)
+    tok = train_image_tokenizer(pictures, steps, canvas // 8, seed=seed)
+    save_tokenizer(path, tok, half=True)
+    true, rebuilt, used = ceiling(load_tokenizer(path), canvas)  # as it was saved
+    print(f"{path}: the judge parses {true:.2%} of true and {rebuilt:.2%} of reconstructed "
+          f"pictures exactly; {used:.0%} of the codes in use")
+
+
+def ceiling(tok, canvas, n=2000, seed=2**31 + 1):
+    """
+    What no drawing can beat, three shares: of true pictures and of reconstructed ones that the
+    judge parses exactly, and of the codes that n pictures use.
+    """
+    scenes = make_scenes(n, seed)
+    pictures = render_all(scenes, canvas)
+    codes = tok.encode(pictures)                             # (n, n_image)
+    true = share_parsed(scenes, pictures)
+    rebuilt = share_parsed(scenes, tok.decode(codes))
+    used = len(codes.unique()) / tok.n_codes
+    return true, rebuilt, used
+
+
+def share_parsed(scenes, pictures):
+    """The share of pictures from which the judge reads exactly the scene that is in them."""
+    seen = judge(pictures)
+    return float(np.mean([same_scene(scene, found) for scene, found in zip(scenes, seen)]))
