@@ -1,0 +1,262 @@
+"""
+systems/flags.py: the flags of train.py, checked before anything long begins.
+
+What is wrong with them is said in one line. What is not given is filled in.
+"""
+import argparse
+import re
+import sys
+from pathlib import Path
+
+from data import TASKS
+from model import PRESETS, ROUTERS, SIZES
+from systems.dial import MATCH
+from systems.runs import latest_run, load_model
+from tools.device import find_device
+from tools.flags import Help
+from tools.processes import world
+
+STEPS = {"nano": 4800, "small": 4000, "base": 10000}
+
+# How a step is taken, not which step it is: a resumed run may choose these anew.
+HOW = ("accumulate", "checkpoint", "compile", "fsdp")
+
+LEAST = {"steps": 1, "batch_size": 1, "accumulate": 1, "eval_every": 1, "aia_every": 1, "exam": 0,
+         "aia": 0, "aia_start": 0, "lr": 0, "seed": 0}
+
+# ---------------------------------------------------------------------------------------------
+# the flags
+
+
+def add_dial(parser):
+    """How far the network is taken apart. What is not given stays as the preset has it."""
+    yes_or_no = argparse.BooleanOptionalAction
+    add = parser.add_argument
+    add("--arch", choices=PRESETS, default="emu3",
+        help="how far the network is taken apart: a row of the table in model.py")
+    add("--split", type=names,
+        help="what exists in copies, instead of the preset's: any of norm,qkv,ffn,ends, or none")
+    add("--route", choices=("modality", "generated", "task", *ROUTERS),
+        help="who takes which copy, instead of the preset's")
+    add("--experts", type=int,
+        help="experts a router chooses from (supervised, oracle: for each task), instead of the "
+             "preset's")
+    add("--shared", action=yes_or_no,
+        help="a shared expert beside the chosen one, instead of the preset's choice")
+    add("--see", choices=("tokens", "patches", "encoder"),
+        help="how a picture to understand comes in, instead of the preset's")
+    add("--own_head", action=yes_or_no,
+        help="an embedding and a head of its own for drawing, instead of the preset's choice")
+    add("--full", action=yes_or_no,
+        help="attention both ways within a picture to understand, instead of the preset's choice")
+    add("--match", choices=MATCH,
+        help="scale the width so that FLOPs a token, active or all parameters come nearest to "
+             "emu3's")
+
+
+def names(text):
+    """"qkv,ffn" -> ("qkv", "ffn"); "none" -> ()"""
+    return tuple(name for name in text.split(",") if name != "none")
+
+
+def add_training(parser):
+    add = parser.add_argument
+    add("--stages", choices=("on", "off"),
+        help="train in the preset's stages, if it has any, or everything jointly (default: on with "
+             "--init_from, as they start from a trained network, else off)")
+    add("--aia", type=float, default=0., help="weight of the AIA loss; 0 is off, bit for bit")
+    add("--aia_start", type=float,
+        help="share of the steps after which the second phase begins: a fresh learning-rate "
+             "schedule, in which AIA acts; 0 is from scratch (default: 0.6, or 0 with --init_from)")
+    add("--aia_every", type=int, default=4,
+        help="AIA acts on every N-th step of its phase, with N times the weight (measured for 4: "
+             "results/aia.md); the paper's acts on every step")
+    add("--init_from",
+        help="folder of a run to start from: its weights at the end of its first phase; for "
+             "another --arch, whose copies start from them, one without copies")
+    add("--reference", default="small",
+        help="whose curves are the target: small | paper | a run's folder (or two: OUT1,OUT2)")
+    add("--task", choices=("both",) + TASKS, default="both", help="train on both tasks or on one")
+    add("--ratio", help="generate:understand rows in a batch (default: 1:1, or what a stage says)")
+    add("--size", choices=SIZES,
+        help="shape of the network (default: nano without a GPU, else small)")
+    add("--data", help="folder of a data set (default: data/toy-SIZE, made if missing)")
+    add("--out", help="folder of the run (default: out/ and what it is, such as out/aia-nano or "
+                      "out/evev2-nano)")
+    add("--steps", type=int,
+        help="optimiser steps (default: nano 4800, small 4000, base 10000)")
+    add("--batch_size", type=int, default=32, help="rows a step")
+    add("--accumulate", type=int, default=1,
+        help="parts that a step's rows are taken in, one after the other: the same step in less "
+             "memory")
+    add("--checkpoint", action="store_true",
+        help="keep each layer's input only and compute the layer again in the backward pass: less "
+             "memory, one more forward pass")
+    add("--compile", action=argparse.BooleanOptionalAction,
+        help="compile the layers with torch.compile (default: on a GPU, but for networks with "
+             "routers)")
+    add("--fsdp", action="store_true",
+        help="with torchrun: weights, gradients and optimiser states in shards, a part a process, "
+             "for networks that outgrow one GPU")
+    add("--lr", type=float, default=.05, help="peak learning rate of Muon; AdamW's is 0.4 of it")
+    add("--seed", type=int, default=0, help="of weights and of the order of the data")
+    add("--device", help="cpu | cuda | mps (default: what is there)")
+    add("--dtype", choices=("float32", "bfloat16"),
+        help="of the matrix products (default: bfloat16 where there are instructions for it, else "
+             "float32)")
+    add("--eval_every", type=int,
+        help="steps between evaluations, which also save (default: a tenth of the steps)")
+    add("--exam", type=int, default=100,
+        help="size of the toy world's final exam, in prompts a tag: 100 is the benchmarks' own "
+             "size, 0 is none")
+    add("--resume", action="store_true",
+        help="go on with the run in --out (default: the latest), exactly where it was saved and "
+             "with the flags it was begun with (but for --accumulate, --checkpoint, --compile and "
+             "--fsdp, which may be given anew)")
+
+
+def read_flags():
+    """The flags as an argparse.Namespace. Exits with one line if there is something wrong."""
+    p = argparse.ArgumentParser(description="Train one network to draw and to see.",
+                                formatter_class=Help)
+    add_dial(p)
+    add_training(p)
+    args = p.parse_args()
+    args.branch = False  # whether it goes on from a run of the same architecture
+    if args.resume:
+        take_from_run(args)
+    check_numbers(args)
+    args.device = find_device(args.device)
+    fill_in(args)
+    if args.aia and phase_begins(args) >= args.steps:
+        sys.exit(f"--aia_start {args.aia_start}: leaves none of the {args.steps} steps to AIA; "
+                 "take less")
+    if args.fsdp and world == 1:
+        sys.exit("--fsdp: shards are for several processes; start them with: "
+                 "torchrun --nproc_per_node=N train.py --fsdp ...")
+    check_out(args)
+    return args
+
+
+def take_from_run(args):
+    """--resume: the flags that the run was begun with."""
+    given = [word.split("=")[0] for word in sys.argv[1:] if word.startswith("--")]
+    free = ("resume", "out", "device", *HOW)
+    more = [flag for flag in given if re.sub("^--(no-)?", "", flag) not in free]
+    if more:
+        sys.exit("--resume: goes on with the flags that the run was begun with; "
+                 f"leave out {' '.join(more)}")
+    args.out = args.out or latest_run()
+    _, config = load_model(args.out)
+    for name, value in config["train"].items():
+        if name not in free:
+            setattr(args, name, value)
+
+
+def check_numbers(args):
+    for name, least in LEAST.items():
+        value = getattr(args, name)
+        if value is None:
+            continue
+        if name == "aia_start" and not 0 <= value <= 1:
+            sys.exit(f"--{name} {value}: wanted is a share from 0 to 1")
+        if not least <= value < float("inf"):
+            sys.exit(f"--{name} {value}: wanted is at least {least}")
+
+
+def fill_in(args):
+    """What was not given, as the other flags have it."""
+    on_gpu = args.device.startswith("cuda")
+    args.size = args.size or ("small" if on_gpu else "nano")
+    args.data = args.data or f"data/toy-{args.size}"
+    args.steps = args.steps or STEPS[args.size]
+    args.eval_every = args.eval_every or max(1, args.steps // 10)
+    if args.aia_start is None:
+        args.aia_start = 0. if args.init_from else .6
+    args.out = args.out or f"out/{name_of_run(args)}-{args.size}"
+
+
+def name_of_run(args):
+    words = []
+    if args.aia:
+        words.append("aia")
+    if args.task != "both":
+        words.append(args.task)
+    if args.arch != "emu3":
+        words.append(args.arch)
+    words += turned(args)
+    if args.match:
+        words.append(f"match-{args.match}")
+    return "-".join(words or ["both"])
+
+
+def turned(args):
+    """What the flags changed of the preset, in words that may stand in a folder's name."""
+    words = []
+    if args.split is not None:
+        words.append("+".join(args.split) or "none")
+    for name in ("route", "experts", "see"):
+        value = getattr(args, name)
+        if value is not None:
+            words.append(str(value))
+    for name in ("shared", "own_head", "full"):
+        value = getattr(args, name)
+        if value is not None:
+            words.append(name if value else f"no-{name}")
+    return words
+
+
+def check_out(args):
+    out = Path(args.out)
+    if out.exists() and not out.is_dir():
+        sys.exit(f"--out {out}: holds something else already, which would be lost; "
+                 "name another folder, or remove it")
+    if (out / "ckpt.pt").exists() and not args.resume:
+        sys.exit(f"--out {out}: holds a run already, which would be lost; "
+                 "name another folder, or remove it, or go on with its run: --resume")
+
+
+# ---------------------------------------------------------------------------------------------
+# what follows from them
+
+
+def phase_begins(args):
+    """The step at which the second phase begins."""
+    return round(args.steps * args.aia_start)
+
+
+def stages_of(args):
+    """
+    The stages (see PRESETS in model.py) that the run goes through, each with "rows": {task: number
+    of rows in a step}. Most runs have one stage, in which everything trains.
+    """
+    choice = args.stages or ("on" if args.init_from else "off")
+    stages = [{"share": 1.}]
+    if choice == "on":
+        stages = PRESETS[args.arch].get("stages", stages)
+    with_rows = []
+    for stage in stages:
+        ratio = args.ratio or stage.get("ratio", "1:1")
+        with_rows.append(stage | {"rows": rows_a_step(args, ratio)})
+    return with_rows
+
+
+def rows_a_step(args, ratio):
+    """{task: number of rows}. Each part of a step is to have as many of each task as any other."""
+    if not re.fullmatch(r"\d+:\d+", ratio) or not re.search("[1-9]", ratio):
+        sys.exit(f"--ratio {ratio}: wanted is generate:understand, such as 1:1 or 2:1")
+    of_generate, of_understand = [int(number) for number in ratio.split(":")]
+    share = of_generate / (of_generate + of_understand)
+    if args.task != "both":
+        share = float(args.task == "generate")
+    drawn = round(args.batch_size * share)
+    seen = args.batch_size - drawn
+    if 0 < share < 1 and 0 in (drawn, seen):
+        sys.exit(f"--batch_size {args.batch_size}: too few rows for both tasks at --ratio {ratio}; "
+                 "take more, or one --task")
+    parts = world * args.accumulate
+    if drawn % parts or seen % parts:
+        sys.exit(f"--batch_size {args.batch_size}: {drawn} rows to generate and {seen} to "
+                 f"understand; both are to be multiples of {parts} ({world} processes x "
+                 f"--accumulate {args.accumulate}), so that each part weighs the same")
+    return {"generate": drawn, "understand": seen}

@@ -1,0 +1,58 @@
+"""
+systems/runs.py: the folders of runs. train.py writes config.json and ckpt.pt; whoever wants the
+network again asks here.
+"""
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from model import Config
+from systems import build
+
+VERSION = 3  # of what weights mean: a run of another version is refused, never misread
+
+
+def latest_run():
+    """The folder under out/ with the newest checkpoint. Exits with one line if there is none."""
+    checkpoints = list(Path("out").glob("*/ckpt.pt"))
+    if not checkpoints:
+        sys.exit("out/: no run here yet; train one: python train.py --aia 0.1")
+    newest = max(checkpoints, key=lambda file: file.stat().st_mtime)
+    return str(newest.parent)
+
+
+def load_model(folder, device="cpu", file="ckpt.pt"):
+    """
+    The network of a run's folder, in eval mode, and what its config.json says. Exits with one line
+    if there is none, or none that can be read.
+    """
+    folder = Path(folder)
+    for name in ("config.json", file):
+        if not (folder / name).exists():
+            sys.exit(f"{folder}: no run here ({name} is missing); "
+                     f"train one: python train.py --out {folder}")
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        version = config.get("version")
+        if version != VERSION:
+            sys.exit(f"{folder}: a run of version {version}, this code reads {VERSION}; "
+                     "train it again")
+        model = build(Config(**config["model"])).to(device)
+        saved = torch.load(folder / file, map_location=device, weights_only=True)
+        model.load_state_dict(saved["model"])
+    except Exception as e:  # a damaged file may trip torch anywhere
+        reason = " ".join(str(e).split())[:100]
+        sys.exit(f"{folder}: {file} or config.json is damaged ({reason}); train it again")
+    return model.eval(), config
+
+
+def next_command(folder, task, meta, prompts):
+    """What to type to see what a run has learned. meta: of its data set; prompts: for example"""
+    is_toy = meta["kind"] == "toy"
+    if task == "understand":
+        question = "what color is the circle?" if is_toy else "what is this?"
+        return f'python sample.py {folder} --image picture.png --ask "{question}"'
+    prompt = "a circle left of a square" if is_toy else prompts[0]
+    return f'python sample.py {folder} --prompt "{prompt}"'

@@ -1,0 +1,104 @@
+"""
+systems/start.py: one system's weights as the beginning of another, and training in stages.
+
+The published systems do not start from nothing. They take a trained network apart, and train the
+new parts before all others. The stages of each stand in the table of model.py.
+"""
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from model import PRESETS
+from systems.runs import load_model
+
+
+def start_from(model, dense):
+    """
+    Takes over the weights (a state_dict) of a network without copies.
+
+    A second copy starts as the first, and experts start as the FFN; where there is a shared expert,
+    it is the first half of the FFN's hidden units, and the others start as the second half. What
+    has no counterpart stays as it was made. So without new eyes or another hand the network
+    computes at first what the dense one did.
+    """
+    weights = model.state_dict()  # the very weights, not copies of them
+    for name, weight in weights.items():
+        source = source_of(name, dense)
+        if source is None:
+            continue
+        given = dense[source]
+        half = 0 if ".shared." in name else 1
+        for dim in range(given.dim()):
+            if given.size(dim) == 2 * weight.size(dim):
+                given = given.chunk(2, dim)[half]
+        weight.copy_(given)
+
+
+def source_of(name, dense):
+    """Which weight of a dense network a weight starts from; None if there is none."""
+    if name in dense:
+        return name
+    parts = name.split(".")
+    if "shared" in parts:  # blocks.0.ffn.shared.up.weight
+        at = parts.index("shared")
+        parts[at] = "0"
+    elif "experts" in parts:  # blocks.0.ffn.experts.3.up.weight
+        at = parts.index("experts")
+        parts[at:at + 2] = ["0"]
+    else:  # blocks.0.attn.qkv.1.weight, embed.1.own.weight: the number of the copy
+        numbers = [i for i, part in enumerate(parts) if part.isdigit()]
+        if not numbers:
+            return None
+        parts[numbers[-1]] = "0"
+    source = ".".join(parts)
+    return source if source in dense else None
+
+
+def trains(stage, name):
+    """Whether a stage (see PRESETS in model.py) trains the weight of this name."""
+    if "train" in stage:
+        return any(part in name for part in stage["train"])
+    return not any(part in name for part in stage.get("freeze", ()))
+
+
+def begin_with(model, stages, args, data, device):
+    """
+    Gives a model the weights that --init_from names, if any, and returns the stages it is to go
+    through. Exits with one line if those weights, or those stages, do not fit it.
+    """
+    if args.init_from and not args.resume:
+        args.branch = start_from_run(model, args.init_from, data, device)
+    elif "stages" in PRESETS[args.arch] and len(stages) == 1 and not args.stages:
+        print(f"{args.arch}: its stages start from a trained network, and no --init_from names "
+              "one: everything is trained jointly")
+    if args.branch:  # from a network of this very architecture: its earlier stages are behind it
+        stages = [stages[-1] | {"share": 1.}]
+    for stage in stages:
+        if not any(trains(stage, name) for name, _ in model.named_parameters()):
+            sys.exit(f"--arch {args.arch}: its stage that trains {', '.join(stage['train'])} finds "
+                     "no such weights in what the flags made of it; turn --stages off")
+    return stages
+
+
+def start_from_run(model, run, data, device):
+    """
+    Takes over a run's weights, at the end of its first phase if it had two. Returns whether that
+    run's network is of this very architecture.
+    """
+    file = "pretrained.pt" if (Path(run) / "pretrained.pt").exists() else "ckpt.pt"
+    other, about = load_model(run, device, file)
+    theirs = about["model"]
+    mine = json.loads(json.dumps(asdict(model.config)))  # lists for tuples, as in a file
+    free = (*model.config.DIAL, "block_size")  # what start_from() bridges
+    same_shape = all(mine[name] == value for name, value in theirs.items() if name not in free)
+    same_tokens = about["data"]["merges"] == data.meta["merges"]
+    same_network = theirs == mine
+    if not same_shape or not same_tokens or (theirs["split"] and not same_network):
+        trained = about["train"]
+        sys.exit(f"--init_from {run}: a network of another shape or data set "
+                 f"({trained['arch']}, {trained['size']}, {trained['data']}); train with its "
+                 "--size and --data, and with its --arch (or --split, --route) if it has copies")
+    start_from(model, other.state_dict())
+    print(f"starting from {run}/{file}")
+    return same_network
