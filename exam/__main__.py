@@ -1,0 +1,76 @@
+"""
+exam/__main__.py: the exam's command, at the end of this folder.
+
+    python -m exam              # the latest run under out/
+    python -m exam out/mine
+
+Prints a table a benchmark. Leaves scores.json, mistakes.png and the benchmarks' files in the run's
+folder; what else scores.json held, as the losses that train.py wrote, stays in it.
+"""
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+from data import encoding_of, load_dataset, load_tokenizer
+from exam import examine
+from exam.marks import table
+from systems.runs import latest_run, load_model
+from tools.device import find_device
+from tools.files import save_json
+from tools.flags import Help
+
+
+def main():
+    p = argparse.ArgumentParser(
+        prog="python -m exam",
+        description="Scores a run by the toy benchmarks: a table, and in the run's folder "
+                    "scores.json, mistakes.png and the benchmarks' files.",
+        formatter_class=Help)
+    p.add_argument("out", nargs="?", help="folder of the run (default: the latest under out/)")
+    p.add_argument("--cfg", type=float, default=2., help="classifier-free guidance; 1 is none")
+    p.add_argument("--device", help="cpu | cuda | mps (default: what is there)")
+    args = p.parse_args()
+
+    # what is wrong is said at once, not after minutes of drawing
+    folder = Path(args.out or latest_run())
+    print(f"run: {folder}", file=sys.stderr)
+    if not 0 <= args.cfg < float("inf"):
+        sys.exit(f"--cfg {args.cfg}: wanted is a number that is not negative")
+    device = find_device(args.device)
+    model, config = load_model(folder, device)
+    tok = load_tokenizer(folder / "tokenizer.pt", device)
+    if not os.access(folder, os.W_OK):
+        sys.exit(f"{folder}: cannot be written to, and the scores go there; copy the run elsewhere")
+    file = folder / "scores.json"
+    scores = read_scores(file)
+
+    # only what the run was trained for is examined; other scores in the file stay
+    task = config["train"]["task"]
+    scores |= examine(model, data_of(config), tok, task, cfg=args.cfg, folder=folder)
+    save_json(file, scores)
+    print(table(scores))
+
+
+def read_scores(file):
+    """The scores that the run has already; none if there is no file yet."""
+    if not file.exists():
+        return {}
+    try:
+        return json.loads(file.read_text())
+    except ValueError as e:
+        sys.exit(f"{file}: not JSON ({e}); remove it, and it is made anew")
+
+
+def data_of(config):
+    """The data set of a run. Of the toy world all that is needed stands in the run's config."""
+    meta = config["data"]
+    if meta["kind"] == "real":
+        return load_dataset(config["train"]["data"])
+    return SimpleNamespace(meta=meta, enc=encoding_of(meta))
+
+
+if __name__ == "__main__":
+    main()
