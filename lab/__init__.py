@@ -1,0 +1,1 @@
+"""lab: measuring, and playing; see README.md."""

@@ -1,0 +1,98 @@
+"""
+lab/cost.py: the presets and what each costs: parameters, FLOPs, step time on this machine, cache.
+
+    python -m lab.cost
+    python -m lab.cost --match active    # each as wide as costs what emu3 does
+
+README.md tells how to read the table.
+"""
+import argparse
+from functools import partial
+from statistics import median
+
+import torch
+
+from data import TASKS
+from model import PRESETS, SIZES, Config
+from systems import build
+from systems.dial import MATCH, cost, example, with_flags
+from tools.device import find_device, keep_freed_memory, set_products
+from tools.flags import Help
+from tools.muon import optimizers
+from tools.timing import by_turns
+from toy.world import CANVAS
+
+ROWS = 16   # of each task in a step
+ROUNDS = 9  # in which each preset takes a step
+
+HEAD = (f"{'preset':10}{'split':20}{'route':12}{'sees':9}{'draws by':10}{'width':>5}{'total M':>9}"
+        f"{'active M':>10}{'MFLOP/token':>13}{'step time':>11}{'cache B/token':>15}")
+
+
+def main():
+    args = read_flags()
+    keep_freed_memory()
+    device = find_device()
+    dtype = set_products(device, args.dtype)
+    dense = Config(*SIZES[args.size], patch=CANVAS[args.size] // 8)
+    configs = {arch: with_flags(dense, arch, args.match) for arch in PRESETS}
+
+    steps = {}
+    for arch, config in configs.items():
+        net = build(config).to(device)
+        batches = [example(net, task, ROWS, device) for task in TASKS]
+        opts = optimizers(net, .01)
+        steps[arch] = partial(take_step, net, opts, batches, device, dtype)
+    seconds = by_turns(steps, ROUNDS, device)
+
+    print(f"{args.size}, {ROWS} rows of each task, {device}, {dtype}, {torch.get_num_threads()} "
+          f"threads, torch {torch.__version__}; "
+          f"step time: emu3's is 1, median of {ROUNDS} rounds\n")
+    print(HEAD)
+    for arch, config in configs.items():
+        ratios = [own / emu3 for own, emu3 in zip(seconds[arch], seconds["emu3"])]
+        print_row(arch, config, median(ratios))
+
+
+def read_flags():
+    p = argparse.ArgumentParser(
+        prog="python -m lab.cost",
+        description="The presets and what each costs: parameters, FLOPs, step time here, cache.",
+        formatter_class=Help)
+    p.add_argument("--size", choices=SIZES, default="nano", help="shape of the network")
+    p.add_argument("--match", choices=MATCH,
+                   help="scale each width so that FLOPs a token, active or all parameters come "
+                        "nearest to emu3's")
+    p.add_argument("--dtype", choices=("float32", "bfloat16"),
+                   help="of the matrix products (default: as train.py's)")
+    return p.parse_args()
+
+
+def take_step(net, opts, batches, device, dtype):
+    """Both tasks, forward and backward of something as dear as the loss, and the optimisers."""
+    for batch in batches:
+        with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
+            output = net(batch)
+        loss = output.logits.float().logsumexp(-1).mean()
+        if net.config.routed():
+            loss = loss + .01 * output.router_loss
+        loss.backward()
+    for opt in opts:
+        opt.step()
+        opt.zero_grad()
+
+
+def print_row(arch, config, time):
+    """time: of a step, as a ratio to emu3's"""
+    price = cost(config)
+    split = ",".join(config.split) or "-"
+    route = config.route if config.split else "-"
+    hand = "own head" if config.own_head else "head"
+    cache = 2 * config.n_layer * config.n_embd * 4  # bytes: a key and a value a layer in float32
+    print(f"{arch:10}{split:20}{route:12}{config.see:9}{hand:10}{config.n_embd:>5}"
+          f"{price['total'] / 1e6:>9.2f}{price['active'] / 1e6:>10.2f}{price['flops'] / 1e6:>13.2f}"
+          f"{time:>11.2f}{cache:>15,}")
+
+
+if __name__ == "__main__":
+    main()

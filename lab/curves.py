@@ -1,0 +1,165 @@
+"""
+lab/curves.py: the command `python aia.py`: the curves of runs, as a table and as one picture.
+"""
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from aia import correlation, distance
+from data import TASKS
+from systems.runs import latest_run
+from tools.curves import draw_curves
+from tools.flags import Help
+
+# ---------------------------------------------------------------------------------------------
+# runs, and several runs as one
+
+
+def load_run(folder):
+    """
+    The curves of a run's folder, as draw_curves() wants them, with its "model" (of config.json) and
+    its "scores", as far as there are any. Exits with one line if there are no curves.
+    """
+    file = Path(folder) / "interaction.json"
+    if not file.exists():
+        sys.exit(f"{file}: no such file; the folder of a run that train.py made is wanted")
+    try:
+        run = json.loads(file.read_text())
+        run["history"][-1]["step"]  # fails here if this is no history
+        config = read_json(Path(folder) / "config.json")
+        scores = read_json(Path(folder) / "scores.json")
+        run["model"] = config.get("model", {})
+        summary = scores.get("summary", {})
+        run["scores"] = {name: rows["run"] for name, rows in summary.items()}
+    except (ValueError, KeyError, IndexError, TypeError) as e:
+        sys.exit(f"{file}: not the curves of a run ({type(e).__name__}: {e}); train the run again")
+    return run
+
+
+def read_json(file):
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def mean_run(folders):
+    """
+    Runs that differ by their seed as one: the mean of their curves, with the standard deviation
+    over seeds, not over samples, and notes on what they are.
+    """
+    runs = [load_run(folder) for folder in folders]
+    lengths = {(len(run["history"]), run["history"][-1]["step"]) for run in runs}
+    if len(lengths) > 1:
+        sys.exit(f"{','.join(folders)}: runs of different length have no mean; name them apart")
+    history = runs[0]["history"]
+    if len(runs) > 1:
+        histories = zip(*[run["history"] for run in runs])
+        history = [mean_measurement(measured) for measured in histories]
+    return {"history": history, "reference": runs[0].get("reference"), "notes": notes_on(runs)}
+
+
+def mean_measurement(measured):
+    """The measurements of several runs at one step, as one."""
+    mean = dict(measured[0])
+    for task in TASKS:
+        if task in mean:
+            curves = np.array([one[task]["mean"] for one in measured])  # (runs, L)
+            mean[task] = {"mean": curves.mean(0).tolist(), "std": curves.std(0, ddof=1).tolist()}
+    return mean
+
+
+def notes_on(runs):
+    """Lines that tell a network and its scores."""
+    notes = []
+    model = runs[0]["model"]
+    if model:
+        copies = f"{'+'.join(model['split'])} by {model['route']}"
+        notes.append(copies if model.get("split") else "nothing split")
+    if "see" in model:
+        eyes = "an encoder" if model["see"] == "encoder" else model["see"]
+        eyes = f"by {eyes}" if model["see"] == "encoder" else eyes
+        hand = ", own head" if model["own_head"] else ""
+        notes.append(f"sees {eyes}{hand}")
+    for name in ("toy-GenEval", "answered"):
+        if all(name in run["scores"] for run in runs):
+            values = [run["scores"][name] for run in runs]
+            spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
+            notes.append(f"{name} {np.mean(values):.3f}{spread}")
+    return notes
+
+
+def title_of(folders):
+    names = [Path(folder).name for folder in folders]
+    if len(names) == 1:
+        return names[0]
+    return f"{os.path.commonprefix(names).rstrip('-_')}, {len(names)} seeds"
+
+
+# ---------------------------------------------------------------------------------------------
+# the table
+
+
+def print_table(title, run):
+    now = run["history"][-1]
+    reference = run.get("reference") or {}
+    print(f"\n{title}, step {now['step']}, reference: {reference.get('name', 'none')}")
+    print(f"{'layer':>6}" + "".join(f"{task:>18}{'reference':>11}" for task in TASKS))
+    n_layer = max(len(now[task]["mean"]) for task in TASKS if task in now)
+    for layer in range(n_layer):
+        line = f"{layer:>6}"
+        for task in TASKS:
+            line += f"{measured(now, task, layer):>18}{aimed_at(reference, task, layer):>11}"
+        print(line)
+    for then in (run["history"][0], now):
+        print(summary(then, reference))
+
+
+def measured(now, task, layer):
+    if task not in now:
+        return ""
+    return f"{now[task]['mean'][layer]:>9.3f} ± {now[task]['std'][layer]:.3f} "
+
+
+def aimed_at(reference, task, layer):
+    if task not in reference:
+        return ""
+    return f"{reference[task]['curve'][layer]:.3f}"
+
+
+def summary(then, reference):
+    r = correlation(then)
+    off = distance(then, reference)
+    r = "n/a" if r is None else f"{r:+.2f}"
+    off = ", ".join(f"{task} {value:.3f}" for task, value in off.items()) or "n/a"
+    return (f"step {then['step']:>4}: correlation of the two curves {r}; "
+            f"distance to the reference {off}")
+
+
+def main():
+    p = argparse.ArgumentParser(
+        prog="aia.py", description="The interaction curves of runs: a table and one picture.",
+        formatter_class=Help)
+    p.add_argument("out", nargs="*",
+                   help="folders of runs; those joined by commas are seeds of one, shown as their "
+                        "mean (default: the latest)")
+    p.add_argument("--png", help="where the picture goes (default: interaction.png in the run, or "
+                                 "out/interaction.png for several)")
+    args = p.parse_args()
+    groups = [names.split(",") for names in args.out or [latest_run()]]
+    runs = [(title_of(folders), mean_run(folders)) for folders in groups]
+    for title, run in runs:
+        print_table(title, run)
+
+    png = Path("out/interaction.png")
+    if len(groups) == 1 and len(groups[0]) == 1:
+        png = Path(groups[0][0]) / "interaction.png"
+    if args.png:
+        png = Path(args.png)
+    try:
+        png.parent.mkdir(parents=True, exist_ok=True)
+        draw_curves(runs, png)
+    except (OSError, ValueError) as e:
+        sys.exit(f"--png {png}: cannot be written ({e})")
+    print(f"\npicture: {png}")

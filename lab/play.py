@@ -1,0 +1,141 @@
+"""
+lab/play.py: the command `python sample.py`. It draws prompts, answers a question about a picture,
+or opens a conversation (lab/conversation.py).
+"""
+import argparse
+import sys
+from pathlib import Path
+
+from PIL import Image
+from tqdm import tqdm
+
+from data import encoding_of, load_tokenizer
+from lab.conversation import check_prompt, converse, load_picture
+from lab.speed import speed
+from sample import answer, draw
+from systems.runs import latest_run, load_model
+from tools.device import find_device
+from tools.flags import Help
+from tools.sheet import sheet
+from toy.judge import judge
+from toy.words import dense
+
+
+def read_flags():
+    p = argparse.ArgumentParser(
+        description="Draw or answer. Without --prompt and --ask: a conversation.",
+        formatter_class=Help)
+    add = p.add_argument
+    add("out", nargs="?", help="folder of the run (default: the latest under out/)")
+    add("--prompt", action="append", default=[], help="draw this; may be repeated")
+    add("--prompts", help="draw every line of this file, into --folder")
+    add("--folder", default="drawn",
+        help="where the pictures of --prompts go, with a contact sheet")
+    add("--n", type=int, default=4, help="pictures a prompt")
+    add("--cfg", type=float, default=2., help="classifier-free guidance; 1 is none")
+    add("--temperature", type=float, default=1., help="0 takes the likeliest token")
+    add("--top_k", type=int, default=0, help="sample among the k likeliest tokens only; 0: all")
+    add("--top_p", type=float, default=1.,
+        help="sample among the fewest tokens whose probabilities reach p")
+    add("--seed", type=int, default=0, help="another seed, other pictures")
+    add("--png", default="grid.png", help="where the sheet of --prompt goes")
+    add("--image", help="a picture to ask about")
+    add("--ask", help="the question about it")
+    add("--device", help="cpu | cuda | mps (default: what is there)")
+    add("--speed", action="store_true",
+        help="pictures and answers a second, with the cache and without")
+    add("--score", action="store_true", help="has moved: python -m exam OUT")
+    args = p.parse_args()
+
+    if args.score:
+        sys.exit(f"--score: has moved; score a run with: python -m exam {args.out or ''}".rstrip())
+    if (args.image is None) != (args.ask is None):
+        sys.exit("--image and --ask go together: a picture, and a question about it")
+    infinite = float("inf")
+    fine = (args.n >= 1 and 0 <= args.temperature < infinite and args.top_k >= 0
+            and 0 < args.top_p <= 1 and 0 <= args.cfg < infinite)
+    if not fine:
+        sys.exit(f"--n {args.n} --temperature {args.temperature} --top_k {args.top_k} "
+                 f"--top_p {args.top_p} --cfg {args.cfg}: wanted is n of at least 1, "
+                 "top_p above 0 and up to 1, the others not negative")
+    return args
+
+
+def read_prompts(file):
+    try:
+        lines = Path(file).read_text("utf-8-sig").splitlines()
+    except (OSError, ValueError) as e:
+        sys.exit(f"--prompts {file}: cannot be read ({e}); wanted is a text file, a prompt a line")
+    prompts = [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        sys.exit(f"--prompts {file}: has no line to draw")
+    return prompts
+
+
+def draw_prompts(args, prompts, model, enc, tok, meta, sampling):
+    """Draws --n pictures of each prompt: a sheet, and for --prompts a file each."""
+    for prompt in prompts:
+        try:
+            check_prompt(prompt, enc, model)
+        except ValueError as e:
+            sys.exit(f"--prompt {prompt[:60]!r}: {e}")
+    png = Path(args.folder) / "sheet.png" if args.prompts else Path(args.png)
+    texts = [prompt for prompt in prompts for _ in range(args.n)]
+    shown = []
+    alone = len(texts) <= 64
+    try:
+        for i in tqdm(range(0, len(texts), 64), "drawing", unit="x 64 pictures", disable=alone):
+            part = texts[i:i + 64]
+            codes = draw(model, enc, part, seed=args.seed, first=i, **sampling)
+            pictures = tok.decode(codes)
+            shown += list(pictures)[:256 - len(shown)]
+            if args.prompts:
+                png.parent.mkdir(parents=True, exist_ok=True)
+                for j, picture in enumerate(pictures, i):
+                    name = f"{j // args.n:04d}_{j % args.n}.png"
+                    Image.fromarray(picture).save(png.parent / name)
+            if meta["kind"] == "toy" and alone:
+                for prompt, scene in zip(part, judge(pictures)):
+                    print(f"  {prompt}: the judge sees {dense(scene) or 'nothing'}")
+        sheet(shown, texts[:len(shown)], png, columns=min(8, max(args.n, 4)))
+    except (OSError, ValueError) as e:
+        flag = "--folder" if args.prompts else "--png"
+        sys.exit(f"{png}: cannot be written ({e}); name another place with {flag}")
+    limit = f", which shows the first {len(shown)}" if len(shown) < len(texts) else ""
+    print(f"{len(texts)} pictures: {png}{limit}")
+
+
+def main():
+    args = read_flags()
+    folder = args.out or latest_run()
+    print(f"run: {folder}", file=sys.stderr)
+    device = find_device(args.device)
+    model, config = load_model(folder, device)
+    tok = load_tokenizer(Path(folder) / "tokenizer.pt", device)
+    meta = config["data"]
+    enc = encoding_of(meta)
+    sampling = {name: getattr(args, name) for name in ("cfg", "temperature", "top_k", "top_p")}
+
+    trained_on = config["train"]["task"]
+    wanted = {"generate": args.prompt or args.prompts, "understand": args.ask}
+    for task, asked in wanted.items():
+        if asked and trained_on not in ("both", task):
+            sys.exit(f"{folder}: was trained with --task {trained_on} and cannot {task}; "
+                     "name another run")
+
+    prompts = args.prompt
+    if args.prompts:
+        prompts = prompts + read_prompts(args.prompts)
+    if prompts:
+        draw_prompts(args, prompts, model, enc, tok, meta, sampling)
+    if args.ask is not None:
+        try:
+            pixels = load_picture(args.image, meta["canvas"])[None]
+            talk = [(args.ask.strip(), "")]
+            print(answer(model, enc, tok.encode(pixels), [talk], pixels)[0])
+        except ValueError as e:
+            sys.exit(f"--image {args.image} --ask {args.ask[:60]!r}: {e}")
+    if args.speed:
+        speed(model, enc, tok, meta, trained_on)
+    if not (prompts or args.ask is not None or args.speed):
+        converse(folder, model, enc, tok, meta["canvas"], args.seed, sampling)
