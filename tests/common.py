@@ -1,0 +1,116 @@
+"""
+tests/common.py: what the tests share: commands of the README in this process, short runs, small
+networks and rows for them.
+"""
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from data import TARGET, WATCHED, WATCHING
+from model import Config
+from systems import build
+from systems.dial import example, with_flags
+
+HERE = Path(__file__).parent.parent
+
+
+def run(script, *args):
+    """A command of the README, in this process. Returns what it exits with; None: all is well."""
+    words = [str(HERE / script), *map(str, args)]
+    before = sys.argv
+    sys.argv = words
+    try:
+        runpy.run_path(words[0], run_name="__main__")
+    except SystemExit as e:
+        return e.code
+    finally:
+        sys.argv = before
+        torch.set_float32_matmul_precision("highest")
+
+
+def train(toy, out, *args):
+    """A short run. Flags given twice count as given last."""
+    return run("train.py", "--data", toy.folder, "--out", out, "--size", "nano", "--device", "cpu",
+               "--steps", 20, "--batch_size", 4, "--eval_every", 10, "--aia_start", .5,
+               "--reference", "paper", "--exam", 0, *args)
+
+
+def weights(out, file="ckpt.pt"):
+    return torch.load(out / file, weights_only=True)["model"]
+
+
+def same(a, b):
+    """Whether two states are equal to the bit."""
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+# ---------------------------------------------------------------------------------------------
+# small networks: 64 words (of which the last 7 are special), 56 image tokens, 9 to a picture
+
+
+def small_config(arch="emu3", **flags):
+    config = Config(n_layer=3, n_head=2, n_embd=32, block_size=48, vocab_size=128, first_image=64,
+                    n_image=9, levels=(8, 7), patch=4)
+    return with_flags(config, arch, **flags)
+
+
+def small_model(arch="emu3", **flags):
+    """Random weights everywhere: fresh ones are silent, and silence would satisfy many laws."""
+    torch.manual_seed(0)
+    model = build(small_config(arch, **flags))
+    for p in model.parameters():
+        if p.dim() == 2:
+            torch.nn.init.normal_(p, std=.15)
+    return model
+
+
+def text_batch(model, ids):
+    """Rows of ids (B, T), in which every place has a loss but the last."""
+    roles = np.full(ids.shape, TARGET)
+    return model.to_batch(np.asarray(ids), roles)
+
+
+def task_batch(model, task, B=2):
+    """example(), and which of its tokens are watched and watching: the two modalities."""
+    batch = example(model, task, B)
+    is_image = batch["ids"] >= model.config.first_image
+    batch["watched"] = ~is_image if task == "generate" else is_image
+    batch["watching"] = ~batch["watched"]
+    return batch
+
+
+def interleaved_rows(model, B=2, seed=0):
+    """
+    Rows of text, picture, text, picture, text. The first picture is to be understood and the second
+    one drawn, in the first half of the rows; in the others it is the other way round. The words
+    after each picture are predicted too.
+
+    Returns ids and roles (B, T), and pixels (B, S, S, 3): one picture to understand a row.
+    """
+    c = model.config
+    rng = np.random.default_rng(seed)
+    side = round(c.n_image ** .5) * c.patch
+    ids = []
+    roles = []
+    for b in range(B):
+        row_ids = []
+        row_roles = []
+        for picture in range(2):
+            drawn = (picture == 1) == (b < B // 2)
+            prompt = rng.integers(0, 50, 4)
+            image = rng.integers(c.first_image, c.first_image + c.n_codes, c.n_image)
+            said = rng.integers(0, 50, 3)
+            row_ids += [*prompt, *image, *said]
+            row_roles += [WATCHED if drawn else 0] * 4
+            row_roles += [TARGET if drawn else WATCHED] * c.n_image
+            row_roles += [TARGET] * 3
+        for i in range(len(row_roles) - 1):
+            if row_roles[i + 1] & TARGET:
+                row_roles[i] |= WATCHING
+        ids.append(row_ids)
+        roles.append(row_roles)
+    pixels = rng.integers(0, 256, (B, side, side, 3), dtype=np.uint8)
+    return np.array(ids), np.array(roles, np.uint8), pixels
