@@ -13,7 +13,6 @@ pictures are made in toy/, where their tokenizers are trained too:
 
     python data.py                                                       # the toy world
     python data.py --json pairs.json --images pictures/ --out data/mine  # your own pictures
-    python data.py --train_tokenizer                 # the toy world's image tokenizer, anew
 """
 import hashlib
 import json
@@ -319,11 +318,11 @@ def send(x, device):
     return x.contiguous().to(device)
 
 
-def to_batch(ids, roles, pixels=None, drop=None, *, first_image, n_codes, n_image, route=None,
+def to_batch(ids, roles, first_image, n_codes, n_image, route=None, pixels=None, drop=None,
              device="cpu"):
     """
     Stored rows, ids and roles (B, T + 1), as the network and the losses take them: a dict, see
-    window(). (Transformer.to_batch in model.py fills in what a network knows of itself.)
+    window(). The next four arguments are those of describe().
 
     pixels  (P, S, S, 3) uint8: the pictures to understand, in the order in which they stand in
             the rows; only a network that sees pixels looks at them

@@ -7,16 +7,15 @@ model.py: the transformer and its dial. Read it after data.py; aia.py comes next
   4. the transformer   eyes, trunk, hand
 
 With nothing taken apart this is the purely unified baseline, `emu3`: a plain modern decoder with
-RMSNorm, rotary positions, QK-norm, squared ReLU, no biases and fused attention. Nothing in it
-depends on the task. The one unusual thing is what attention returns beside its output: how much
-of each token's attention the watched tokens receive (see attend).
+RMSNorm, rotary positions, QK-norm, squared ReLU, no biases and fused attention. The one unusual
+thing is what attention returns beside its output: how much the watched tokens receive (see attend).
 
 Three functions come from tools/, as how they are computed is not the subject. rms_norm(x) scales
 the last axis to a root mean square of 1. rotate(x, rotary) turns pairs of channels by an angle
 that grows with the position. attention(q, k, v, mask, scale) is softmax(scale q k') v.
 
-A picture to understand comes in through the eyes, a picture to be drawn goes out through the
-hand. The eyes and the hand here are tokens; the others are a file each in systems/.
+A picture to understand comes in through the eyes, one to be drawn goes out through the hand. Here
+both are tokens; other eyes and hands are a file each in systems/.
 """
 from dataclasses import dataclass
 from functools import partial
@@ -410,6 +409,7 @@ class Cache:
         self.k, self.v = torch.zeros(shape, device=like.device, dtype=like.dtype)
         self.pad = pad  # (B,) so many tokens of each row are padding, on the left
         self.picture = torch.full((len(pad), length), -1, device=like.device)
+        self.watched = torch.zeros((len(pad), length), device=like.device, dtype=torch.bool)
         self.used = 0
 
     def extend(self, layer, k, v):
@@ -495,13 +495,18 @@ class Transformer(nn.Module):
     def lay_out(self, batch, watch, explicit, cache):
         B, T = batch["ids"].shape
         order = back = None
-        if 0 not in batch["copy_sizes"]:
+        if 0 not in batch["copy_sizes"]:  # both copies have tokens
             order, back = sort_by(batch["copy"].flatten())
         start = cache.used if cache else 0
+        end = start + T
+        watched = batch["watched"]
+        if cache:  # what is in the cache may be watched, too
+            cache.watched[:, start:end] = watched
+            watched = cache.watched[:, :end]
         return Layout(
-            B, T, batch["copy_sizes"], order, back, self.rotary[start:start + T],
+            B, T, batch["copy_sizes"], order, back, self.rotary[start:end],
             mask=self.attention_mask(batch, cache),
-            watched=batch["watched"] if watch else None,
+            watched=watched if watch else None,
             explicit=explicit,
             route=self.route,
             drawing=batch["drawing"].flatten(),
@@ -511,22 +516,24 @@ class Transformer(nn.Module):
         """(B, 1, T, S) bool: which token sees which. None: all see what stands before them."""
         if cache is None and not self.config.full:
             return None
-        picture = batch["picture"].masked_fill(batch["generated"], -1)  # (B, T)
-        T = picture.size(1)
         start = cache.used if cache else 0
-        key = torch.arange(start + T, device=picture.device)  # (S,)
+        end = start + batch["ids"].size(1)
+        key = torch.arange(end, device=batch["ids"].device)  # (S,)
         query = key[start:, None]  # (T, 1)
         sees = key <= query
-        if cache is not None:
+        if cache:
             # padding on the left sees itself alone: a softmax over nothing would be nan
-            sees = sees & (key >= cache.pad[:, None, None, None]) | (key == query)
+            is_real = key >= cache.pad[:, None, None, None]
+            sees = (sees & is_real) | (key == query)
         if self.config.full:
+            picture = batch["picture"].masked_fill(batch["generated"], -1)  # (B, T)
             pictures = picture
-            if cache is not None:
-                cache.picture[:, start:start + T] = picture
-                pictures = cache.picture[:, :start + T]  # (B, S)
+            if cache:
+                cache.picture[:, start:end] = picture
+                pictures = cache.picture[:, :end]  # (B, S)
             same = picture[:, None, :, None] == pictures[:, None, None, :]
-            sees = sees | same & (picture >= 0)[:, None, :, None]
+            in_picture = (picture >= 0)[:, None, :, None]
+            sees = sees | (same & in_picture)
         return sees
 
     def embed_tokens(self, batch):
@@ -576,24 +583,22 @@ class Transformer(nn.Module):
                 return self.hand.logits(x, head)
             return F.linear(x, head)
 
-    # what a network knows of itself, for those who use it
-
     def to_batch(self, ids, roles, pixels=None, drop=None):
-        """Stored rows as this network takes them; see data.to_batch"""
-        c = self.config
+        """data.to_batch() for this network"""
         if self.eyes is None:
             pixels = None
         if pixels is not None:
             ids, roles = self.eyes.frame(ids, roles)
-        return data.to_batch(ids, roles, pixels, drop, first_image=c.first_image,
-                             n_codes=c.n_codes, n_image=c.n_image,
-                             route=c.route if c.split else None, device=self.rotary.device)
+        return data.to_batch(ids, roles, *self.kinds(), pixels, drop, self.rotary.device)
 
     def describe(self, ids, roles):
-        """Rows (B, T), all said of each token that this network wants to know; see data.py"""
+        """data.describe() for this network"""
+        return data.describe(ids, roles, *self.kinds())
+
+    def kinds(self):
+        """How it tells tokens apart: first_image, n_codes, n_image, route"""
         c = self.config
-        return data.describe(ids, roles, c.first_image, c.n_codes, c.n_image,
-                             c.route if c.split else None)
+        return c.first_image, c.n_codes, c.n_image, c.route if c.split else None
 
     def new_cache(self, pad, length):
         """For len(pad) rows of at most `length` tokens, pad (B,) of them padding on the left"""

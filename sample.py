@@ -9,7 +9,7 @@ sample.py: a trained network draws and answers. Read it after aia.py; train.py c
     python sample.py OUT --prompt "a circle left of a square" --n 4  # draws
     python sample.py OUT --image picture.png --ask "how many circles are there?"
 
-OUT is a run's folder; without it, the latest under out/ is taken. The command is in lab/play.py.
+OUT is a run's folder (default: the latest). The command is in lab/play.py.
 """
 import numpy as np
 import torch
@@ -122,10 +122,11 @@ def draw(model, enc, prompts, cfg=2., temperature=1., top_k=0, top_p=1., seed=0,
     """
     c = model.config
     codes = []
-    alone = len(prompts) <= batch
     for i in tqdm(range(0, len(prompts), batch), "drawing", unit=f"x {batch} pictures",
-                  disable=alone):
-        starts = [prompt_row(enc, c, prompt) for prompt in prompts[i:i + batch]]
+                  disable=len(prompts) <= batch):
+        starts = []
+        for prompt in prompts[i:i + batch]:  # rows up to where their pictures begin
+            starts.append(make_row(enc, c.first_image, codes=(), prompt=prompt))
         n = len(starts)
         if cfg != 1:
             starts += [without_prompt(c, *start) for start in starts]
@@ -142,11 +143,6 @@ def draw(model, enc, prompts, cfg=2., temperature=1., top_k=0, top_p=1., seed=0,
         ids = extend(model, starts, c.n_image, c.first_image, choose, cached=cached)
         codes.append(ids[:n] - c.first_image)
     return torch.cat(codes)
-
-
-def prompt_row(enc, config, prompt):
-    """Ids and roles of a row up to where its picture begins."""
-    return make_row(enc, config.first_image, codes=(), prompt=prompt)
 
 
 def without_prompt(config, ids, roles):
@@ -181,9 +177,8 @@ def answer(model, enc, codes, talks, pixels=None, batch=250, cached=True):
         return legal(logits, c, drawing=False).argmax(-1)
 
     texts = []
-    alone = len(talks) <= batch
     for i in tqdm(range(0, len(talks), batch), "answering", unit=f"x {batch} questions",
-                  disable=alone):
+                  disable=len(talks) <= batch):
         part = slice(i, i + batch)
         starts = [talk_row(model, enc, *row) for row in zip(codes[part], talks[part])]
         room = c.block_size - max(len(ids) for ids, _ in starts)

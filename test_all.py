@@ -22,8 +22,8 @@ from model import PRESETS
 from sample import answer, draw, extend
 from systems.dial import cost
 from systems.start import start_from
-from tests.common import (HERE, interleaved_rows, run, same, small_model, task_batch, text_batch,
-                          train, weights)
+from tests.common import (HERE, every_place, interleaved_rows, read, run, same, small_model,
+                          task_batch, text_batch, train, weights)
 from tools.muon import Muon
 
 pytest_plugins = "tests.fixtures"
@@ -168,38 +168,23 @@ def test_measuring_changes_no_logit():
 # model.py: who sees whom
 
 
-def cut_in_windows(row, ends):
-    """A described row as batches that follow each other, up to each of the ends."""
-    first = 0
-    for end in ends:
-        yield window(row, first, end)
-        first = end
-
-
-def read_in_windows(model, row, ends, pixels, watch=False):
+def read_in_windows(model, row, ends, pixels):
     """
-    What a network says of a row that it reads bit by bit, with a cache. pixels: {the number of a
-    window: the pictures to understand in it}
+    What a network says of a described row, and what it measures, if it reads it bit by bit, up to
+    each of the ends. pixels: {the number of a window: the pictures to understand in it}
     """
     cache = model.new_cache(torch.zeros(len(row["ids"]), dtype=torch.long), ends[-1])
     logits = []
-    for number, batch in enumerate(cut_in_windows(row, ends)):
+    masses = []
+    for number, end in enumerate(ends):
+        batch = window(row, cache.used, end)
         if number in pixels:
             batch["pixels"] = pixels[number]
-        logits.append(every_place(model, batch, cache))
-        cache.used = ends[number]
-    return torch.cat(logits, 1)
-
-
-def every_place(model, batch, cache=None):
-    """Logits (B, T, V), as if everything were to be predicted."""
-    B, T = batch["ids"].shape
-    n_drawn = int(batch["draws"].sum())
-    batch = batch | {"loss": torch.ones(B, T, dtype=torch.bool),
-                     "loss_sizes": [B * T - n_drawn, n_drawn]}
-    with torch.no_grad():
-        logits = model(batch, cache=cache).logits
-    return logits.view(B, T, -1).nan_to_num(neginf=0)
+        output = read(model, batch, cache)
+        logits.append(output.logits)
+        masses.append(output.mass)
+        cache.used = end
+    return torch.cat(logits, 1), torch.cat(masses, 2)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -270,10 +255,11 @@ def test_rows_may_hold_any_pieces_in_any_order(arch):
         ends = [end for end in range(1, T + 1) if end - 1 not in whole]
         number = ends.index(seen[-1] + 1)  # of the window with the picture
         picture = torch.from_numpy(pixels[b:b + 1])
-        at_once = every_place(model, window(one, 0, T) | {"pixels": picture})
         assert (seen[0] < 10) == first_is_seen
-        by_bits = read_in_windows(model, one, ends, {number: picture})
-        torch.testing.assert_close(by_bits, at_once, atol=1e-4, rtol=0)
+        at_once = read(model, window(one, 0, T) | {"pixels": picture})
+        logits, mass = read_in_windows(model, one, ends, {number: picture})
+        torch.testing.assert_close(logits, at_once.logits, atol=1e-4, rtol=0)
+        torch.testing.assert_close(mass, at_once.mass, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("arch", PRESETS)
@@ -509,14 +495,19 @@ FLAGS = {"train.py": "systems/flags.py", "sample.py": "lab/play.py", "data.py": 
 def test_every_command_of_a_readme_exists_with_its_flags(readme):
     text = (HERE / readme).read_text()
     blocks = re.findall(r"```(?:bash|sh)\n(.*?)```", text, re.S)
-    commands = [line for block in blocks for line in block.splitlines() if "python " in line]
-    assert len(commands) > (8 if readme == "README.md" else 0)
-    for command in commands:
-        words = shlex.split(command, comments=True)
-        if words[1:3] == ["-m", "venv"]:
+    commands = []
+    for line in "\n".join(blocks).splitlines():
+        words = shlex.split(line, comments=True)
+        if not words:
             continue
-        name = words[2] if words[1] == "-m" else words[1]
+        if words[0] == "torchrun":
+            words = words[words.index("train.py") - 1:]
+        elif words[0] != "python" or words[1].startswith("evaluation/"):  # of the benchmarks' own
+            continue
+        commands.append(words[2:] if words[1] == "-m" else words[1:])
+    assert len(commands) > (8 if readme == "README.md" else 0)
+    for name, *words in commands:
         source = FLAGS[name]  # a KeyError here: there is no such command
-        for word in words[2:]:
+        for word in words:
             if source and word.startswith("--"):
-                assert f'"{word}"' in (HERE / source).read_text(), command
+                assert f'"{word}"' in (HERE / source).read_text(), (name, word)

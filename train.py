@@ -11,13 +11,11 @@ train.py: one loop, from flags to checkpoint. The last file to read.
     python train.py --init_from out/run --aia 0.1     # only the second, from where that run's began
     python train.py --task generate                   # a single-task network
     python train.py --arch evev2 --init_from out/run  # taken apart, from a unified one's weights
-    torchrun --nproc_per_node=4 train.py --aia 0.1    # a process a GPU, each with some of the rows
 
-A run has two phases. In the first the network learns both tasks; in the second, with a fresh
-learning-rate schedule, it is fine-tuned, and AIA acts. This file is read from top to bottom as it
-runs: there is no main(). The flags and what they mean are in systems/flags.py. What it takes to run
-several processes, to keep weights in shards or to compile is behind functions of tools/, which do
-nothing where there is nothing to do.
+A run has two phases: in the first the network learns both tasks, in the second it is fine-tuned,
+and AIA acts. The file is read as it runs. Its flags are in systems/flags.py.
+What several processes and shards take is behind functions of tools/processes.py, which do nothing
+where there is nothing to do.
 """
 import os
 import shutil
@@ -43,10 +41,10 @@ from systems import build
 from systems.dial import cost, with_flags
 from systems.flags import phase_begins, read_flags, rows_a_step, stages_of, turned
 from systems.runs import VERSION, load_model, next_command
-from systems.start import begin_with, trains
+from systems.start import begin_with, stage_at, trains
 from tools import processes
 from tools.curves import draw_curves
-from tools.device import describe, keep_freed_memory, peak_flops, set_products
+from tools.device import compile_layers, describe, keep_freed_memory, peak_flops, set_products
 from tools.files import save_json
 from tools.log import Log
 from tools.muon import optimizers
@@ -152,13 +150,7 @@ price = cost(config)
 print(f"{' '.join([args.arch, *turned(args)])}: {price['total'] / 1e6:.2f}M parameters, "
       f"{price['active'] / 1e6:.2f}M active, {price['flops'] / 1e6:.1f} MFLOP a token of training")
 model.checkpoint = args.checkpoint
-if args.compile is None:
-    args.compile = kind == "cuda" and not config.routed()  # a router's slices differ in size
-if args.compile:
-    # one graph serves all layers; there is one for each task, with AIA and without, in each stage
-    torch._dynamo.config.recompile_limit = 64
-    for block in model.blocks:
-        block.compile(dynamic=False)
+compile_layers(model, args.compile)
 if args.fsdp:
     processes.shard(model, kind)
 opts = optimizers(model, args.lr)  # Muon, AdamW
@@ -172,20 +164,13 @@ def phase_at(step):
     return int(begin <= step and begin < args.steps)
 
 
-def stage_at(step):
-    """The stage (see PRESETS in model.py) that a step belongs to."""
-    last_steps = np.round(np.cumsum([stage["share"] for stage in stages]) * args.steps)
-    number = np.searchsorted(last_steps, step, "right")
-    return stages[min(number, len(stages) - 1)]
-
-
 def lr_at(step):
     """Share of the peak learning rate. Each phase warms up for 50 steps and ends at zero."""
     first, last = (begin, args.steps) if phase_at(step) else (0, begin)
     warm_up = (step - first + 1) / 50
     decay = (last - step) / (last - first) * 1.5
     height = .5 if first or args.init_from else 1  # a trained network is treated gently
-    return min(1, warm_up, decay) * height * stage_at(step).get("lr", 1)
+    return min(1, warm_up, decay) * height * stage_at(step, stages).get("lr", 1)
 
 
 def enter(stage):
@@ -214,7 +199,7 @@ def read_rows(step):
     phase = phase_at(step)
     rng = np.random.default_rng([args.seed, phase, step - phase * begin])
     chosen = {}
-    for task, n in stage_at(step)["rows"].items():
+    for task, n in stage_at(step, stages)["rows"].items():
         if n:
             n_rows = len(data.rows["train"][task][0])
             numbers = np.sort(rng.integers(n_rows, size=n))
@@ -273,8 +258,8 @@ def evaluate(n):
 
 def evaluate_and_save(step):
     """
-    Leaves in the run's folder a checkpoint to go on from, the curves so far as numbers and as a
-    picture, a sheet of drawings, and a line in the log. Returns the losses.
+    A checkpoint to go on from, the curves so far as numbers and as a picture, a sheet of drawings,
+    and a line in the log. Returns the losses.
     """
     losses, curves, pictures = evaluate(1000 if step == args.steps else 250)
     distance = aia.distance(curves, reference)
@@ -355,8 +340,8 @@ for step in range(first_step, args.steps + 1):
     phase = phase_at(step)
 
     # another stage: other weights train (most runs have one stage only)
-    if stage_at(step) is not stage:
-        stage = stage_at(step)
+    if stage_at(step, stages) is not stage:
+        stage = stage_at(step, stages)
         net = enter(stage)
         if len(stages) > 1:
             training = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -368,7 +353,7 @@ for step in range(first_step, args.steps + 1):
         save("pretrained.pt")
         opts = optimizers(model, args.lr)
 
-    # once in a while: evaluate, save, draw
+    # now and then: evaluate, save, draw
     if step % args.eval_every == 0 or step in (begin, args.steps):
         with meter.aside("evaluating"):
             val = evaluate_and_save(step)
@@ -459,7 +444,6 @@ if last:
     scores["distance"] = {task: {"run": last[task], "first": first[task]} for task in last}
 save_json(out / "scores.json", scores)
 
-names = ("samples.png", "interaction.png", "mistakes.png", "log.csv", "scores.json")
-left = [name for name in names if (out / name).exists()]
+left = ["log.csv", "scores.json", *sorted(file.name for file in out.glob("*.png"))]
 print(f"\n{table(scores)}\n\n{minutes:.1f} minutes of training; in {out}: {', '.join(left)}\n"
       f"next: {next_command(out, args.task, data.meta, prompts)}")

@@ -9,6 +9,8 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
+
 from model import PRESETS
 from systems.runs import load_model
 
@@ -62,6 +64,14 @@ def trains(stage, name):
     return not any(part in name for part in stage.get("freeze", ()))
 
 
+def stage_at(step, stages):
+    """The stage that a step belongs to: each has an end, the step before which it ends."""
+    for stage in stages:
+        if step < stage["end"]:
+            return stage
+    return stages[-1]
+
+
 def begin_with(model, stages, args, data, device):
     """
     Gives a model the weights that --init_from names, if any, and returns the stages it is to go
@@ -78,7 +88,8 @@ def begin_with(model, stages, args, data, device):
         if not any(trains(stage, name) for name, _ in model.named_parameters()):
             sys.exit(f"--arch {args.arch}: its stage that trains {', '.join(stage['train'])} finds "
                      "no such weights in what the flags made of it; turn --stages off")
-    return stages
+    ends = np.round(np.cumsum([stage["share"] for stage in stages]) * args.steps)
+    return [stage | {"end": end} for stage, end in zip(stages, ends)]
 
 
 def start_from_run(model, run, data, device):

@@ -82,6 +82,23 @@ def task_batch(model, task, B=2):
     return batch
 
 
+def every_place(model, batch, cache=None):
+    """Logits (B, T, V), as if everything were to be predicted; what is impossible is 0."""
+    return read(model, batch, cache).logits
+
+
+def read(model, batch, cache=None):
+    """A network's Output for every place of a batch, logits as (B, T, V)."""
+    B, T = batch["ids"].shape
+    n_drawn = int(batch["draws"].sum())
+    batch = batch | {"loss": torch.ones(B, T, dtype=torch.bool),
+                     "loss_sizes": [B * T - n_drawn, n_drawn]}
+    with torch.no_grad():
+        output = model(batch, watch=True, cache=cache)
+    logits = output.logits.view(B, T, -1).nan_to_num(neginf=0)
+    return output._replace(logits=logits)
+
+
 def interleaved_rows(model, B=2, seed=0):
     """
     Rows of text, picture, text, picture, text. The first picture is to be understood and the second

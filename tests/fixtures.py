@@ -15,7 +15,7 @@ from toy.build import build_toy
 def toy(tmp_path_factory):
     """A small data set of the toy world."""
     folder = tmp_path_factory.mktemp("data") / "toy"
-    build_toy(folder, "nano", n=128)
+    build_toy(folder, "nano", n=48)
     return load_dataset(folder)
 
 

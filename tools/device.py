@@ -114,3 +114,18 @@ def describe(device):
     """A device in words: "cpu", "cuda (NVIDIA H100 80GB HBM3)"."""
     gpu = gpu_name(device)
     return f"{device} ({gpu})" if gpu else str(device)
+
+
+def compile_layers(model, choice=None):
+    """
+    Compiles a Transformer's layers with torch.compile, where they stand. choice: True, False or
+    None: on a GPU, but not with routers, whose experts' shares differ in size each time.
+    """
+    if choice is None:
+        choice = model.rotary.is_cuda and not model.config.routed()
+    if not choice:
+        return
+    # one graph serves all layers; there is one for each task, with AIA and without, in each stage
+    torch._dynamo.config.recompile_limit = 64
+    for block in model.blocks:
+        block.compile(dynamic=False)

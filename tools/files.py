@@ -1,7 +1,6 @@
 """
-tools/files.py: files that are whole, and a way to tell whether they still are.
+tools/files.py: files that are whole or not there.
 """
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -15,9 +14,3 @@ def save_json(path, value):
     part = Path(f"{path}.part")
     part.write_text(json.dumps(value, indent=1))
     os.replace(part, path)
-
-
-def checksum(file):
-    """SHA-256 of what is in a file, in hexadecimal."""
-    with open(file, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()

@@ -1,0 +1,234 @@
+"""
+tests/test_lab.py: the laws of lab/: what the commands print and draw, what they refuse, and that a
+conversation goes on.
+"""
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data import load_tokenizer
+from lab import bench, cost
+from lab.bench import Plain, loss_of, random_batch
+from lab.conversation import converse
+from lab.curves import mean_run
+from lab.speed import compare
+from model import PRESETS, Config
+from systems import build
+from tests.common import run, small_model
+from tools.muon import optimizers
+from toy.world import Object, render
+
+pytest_plugins = "tests.fixtures"
+
+# ---------------------------------------------------------------------------------------------
+# what is measured
+
+
+def test_every_preset_has_a_row_of_costs(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["cost"])
+    monkeypatch.setattr(cost, "ROWS", 1)
+    monkeypatch.setattr(cost, "ROUNDS", 1)
+    cost.main()
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[3:]]
+    assert [row[0] for row in rows] == list(PRESETS)
+    times = {row[0]: float(row[-2]) for row in rows}
+    assert times["emu3"] == 1
+
+
+def test_a_cost_step_teaches_every_weight():
+    for arch in PRESETS:
+        model = small_model(arch)
+        batches = [cost.example(model, task, 2) for task in ("generate", "understand")]
+        before = {name: p.clone() for name, p in model.named_parameters()}
+        cost.take_step(model, optimizers(model, .1), batches, "cpu", "float32")
+        still = [name for name, p in model.named_parameters() if torch.equal(p, before[name])]
+        assert not still or arch in ("utamoe", "moe"), "idle experts may stay"
+
+
+def test_all_ways_of_the_bench_compute_the_same_loss_but_for_aia():
+    model = build(bench_config())
+    batch = random_batch(model, 64, "cpu")
+    none = loss_of("none", model, batch)
+    assert torch.equal(loss_of("AIA", model, batch, act=False), none)
+    assert loss_of("AIA", model, batch) > none
+    torch.testing.assert_close(loss_of("AIA", model, batch), loss_of("explicit", model, batch))
+
+
+def bench_config():
+    return Config(2, 2, 32, 64, n_image=bench.N_IMAGE)
+
+
+def test_the_plain_decoder_is_a_decoder():
+    torch.manual_seed(0)
+    plain = Plain(bench_config())
+    ids = torch.randint(0, 400, (2, 30))
+    changed = ids.clone()
+    changed[:, 20:] += 1
+    before, after = plain(ids), plain(changed)
+    assert before.shape == (2, 30, plain.embed.num_embeddings)
+    torch.testing.assert_close(before[:, :20], after[:, :20])
+    assert not torch.allclose(before[:, 20:], after[:, 20:])
+
+
+def test_the_bench_fills_its_table_and_its_file(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["bench", "--size", "nano", "--device", "cpu", "--aia_every",
+                                     "1", "--dtype", "float32"])
+    for name, value in (("TOKENS", 128), ("LENGTHS", (64, 128)), ("LONGEST", 64), ("ROUNDS", 1)):
+        monkeypatch.setattr(bench, name, value)
+    bench.main()
+    lines = json.loads((tmp_path / "results" / "bench.json").read_text())["lengths"]
+    assert [line["T"] for line in lines] == [64, 128]
+    assert [line["rows"] for line in lines] == [2, 1]
+    assert lines[0]["memory explicit/none"] > lines[0]["memory AIA/none"] > 1
+    assert lines[1]["explicit/none"] is None
+    assert "n/a" in capsys.readouterr().out
+
+
+def test_a_cache_that_gives_something_else_is_noticed(capsys):
+    compare("pictures", 4, lambda cached: "the very same")
+    compare("pictures", 4, lambda cached: cached)
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].endswith("; the same")
+    assert said[1].endswith("; NOT the same")
+
+
+# ---------------------------------------------------------------------------------------------
+# curves
+
+
+def test_the_curves_of_several_runs_are_printed_and_drawn(trained, tmp_path, capsys):
+    assert run("aia.py", trained, trained, "--png", tmp_path / "two.png") is None
+    assert Image.open(tmp_path / "two.png").width == 800
+    said = capsys.readouterr().out
+    assert said.count("correlation") == 4
+    curves = json.loads((trained / "interaction.json").read_text())
+    assert f"{curves['history'][-1]['generate']['mean'][0]:.3f} ±" in said
+    assert f"{curves['reference']['understand']['curve'][5]:.3f}" in said
+    assert "no such file" in run("aia.py", tmp_path)
+    (tmp_path / "interaction.json").write_text('{"history": []}')
+    assert "not the curves of a run" in run("aia.py", tmp_path)
+
+
+def test_seeds_become_one_run_with_their_spread(tmp_path):
+    for seed, level in enumerate((.2, .4)):
+        curve = {"mean": [level] * 6, "std": [.5] * 6}
+        history = [{"step": 0, "phase": 0, "generate": curve}]
+        folder = tmp_path / f"s{seed}"
+        folder.mkdir()
+        (folder / "interaction.json").write_text(json.dumps({"history": history}))
+        scores = {"summary": {"answered": {"run": level}}}
+        (folder / "scores.json").write_text(json.dumps(scores))
+    mean = mean_run([tmp_path / "s0", tmp_path / "s1"])
+    assert np.allclose(mean["history"][0]["generate"]["mean"], .3)
+    assert np.allclose(mean["history"][0]["generate"]["std"], np.std([.2, .4], ddof=1))
+    assert mean["notes"] == ["answered 0.300 ± 0.141"]
+
+    longer = json.loads((tmp_path / "s1" / "interaction.json").read_text())
+    longer["history"] *= 2
+    (tmp_path / "s1" / "interaction.json").write_text(json.dumps(longer))
+    with pytest.raises(SystemExit, match="runs of different length have no mean"):
+        mean_run([str(tmp_path / "s0"), str(tmp_path / "s1")])
+
+
+# ---------------------------------------------------------------------------------------------
+# the command `python sample.py`
+
+
+@pytest.fixture
+def picture(tmp_path):
+    file = tmp_path / "x.png"
+    render([Object("circle", "red", "large", 20, 20)], 64).save(file)
+    return file
+
+
+def talk_with(out, lines, monkeypatch):
+    """Says these lines to the conversation of a run."""
+    monkeypatch.setattr("builtins.input", says(lines))
+    assert run("sample.py", out) is None
+
+
+def says(lines):
+    """What input() is to be: it gives these lines, and then says that there are no more."""
+    left = list(lines)
+
+    def say(_):
+        if not left:
+            raise EOFError
+        return left.pop(0)
+
+    return say
+
+
+def test_a_conversation_draws_answers_loads_and_leaves(trained, picture, capsys, monkeypatch):
+    talk_with(trained, [
+        "?what color is it?", "a red circle", "?what color is the circle?", "?how many?",
+        f"!{picture}", "!nowhere.png", "", "?", "?describe the picture.", "cat " * 300], monkeypatch)
+    said = capsys.readouterr()
+    for words in ("there is no picture yet", "001.png", "nowhere.png: no such file",
+                  "the prompt: is empty; say what to draw", "the question is empty", "too long"):
+        assert words in said.out
+    assert "64 x 64 RGB, seen as 48 x 48" in said.err
+    assert Image.open(trained / "talk" / "001.png").size == (48, 48)
+
+
+def test_eyes_that_want_pixels_get_what_was_drawn_decoded_once(toy, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("builtins.input", says(["a red circle", "?what?", "?is it?"]))
+    meta = toy.meta
+    tok = load_tokenizer(toy.folder / "tokenizer.pt")
+    sizes = [meta[name] for name in ("block_size", "vocab_size", "first_image", "n_image")]
+    model = build(Config(2, 2, 32, *sizes, tok.levels, tok.patch, see="encoder"))
+    converse(tmp_path, model, toy.enc, tok, meta["canvas"], 0, {"cfg": 1.})
+    assert capsys.readouterr().out.count("decoded to pixels") == 1
+
+
+def test_prompts_are_drawn_and_a_question_answered(trained, picture, tmp_path, capsys):
+    png = tmp_path / "grid.png"
+    prompts = ("--prompt", "a red circle", "--prompt", "two crosses")
+    assert run("sample.py", trained, *prompts, "--n", 2, "--png", png) is None
+    said = capsys.readouterr().out
+    assert Image.open(png).width > 500
+    assert "4 pictures" in said
+    assert said.count("the judge sees") == 4
+    question = "what color is the circle?"
+    assert run("sample.py", trained, "--image", picture, "--ask", question) is None
+
+
+def test_a_file_of_prompts_becomes_a_folder_of_pictures(trained, tmp_path, capsys):
+    file = tmp_path / "prompts.txt"
+    file.write_text("a red circle\n\ntwo giraffes\n")
+    flags = ("--folder", tmp_path / "drawn", "--n", 2, "--top_p", .9, "--top_k", 50)
+    assert run("sample.py", trained, "--prompts", file, *flags) is None
+    assert sorted(f.name for f in (tmp_path / "drawn").iterdir()) == [
+        "0000_0.png", "0000_1.png", "0001_0.png", "0001_1.png", "sheet.png"]
+    assert "new or rare to this network: giraffes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags, why", [
+    (("--prompts", "nowhere.txt"), "cannot be read"),
+    (("--prompt", ""), "is empty"),
+    (("--prompt", "cat " * 300), "too long"),
+    (("--image", "README.md", "--ask", "what?"), "no picture"),
+    (("--ask", "what?"), "go together"),
+    (("--prompt", "a", "--cfg", "nan"), "not negative"),
+    (("--prompt", "a", "--png", "no/x.png"), "cannot be written"),
+    (("--score",), "python -m exam")])
+def test_what_cannot_be_done_is_said_in_one_line(trained, flags, why):
+    said = run("sample.py", trained, *flags)
+    assert why in said
+    assert "\n" not in said
+
+
+def test_a_network_is_not_asked_for_what_it_never_learned(trained, tmp_path):
+    config = json.loads((trained / "config.json").read_text())
+    config["train"]["task"] = "generate"
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "config.json").write_text(json.dumps(config))
+    for name in ("ckpt.pt", "tokenizer.pt"):
+        (out / name).symlink_to(trained / name)
+    said = run("sample.py", out, "--image", "assets/scene.png", "--ask", "what?")
+    assert "was trained with --task generate and cannot understand" in said

@@ -1,0 +1,223 @@
+"""
+tests/test_systems.py: the laws of systems/: other eyes and hands, the dial, one system from another,
+the folders of runs.
+"""
+import json
+import os
+import shutil
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import aia
+from data import TARGET, TASKS, WATCHED, load_tokenizer
+from model import PRESETS, Config
+from sample import answer, draw
+from systems import build
+from systems.dial import cost, with_flags
+from systems.flags import name_of_run
+from systems.runs import latest_run, load_model, next_command
+from systems.start import source_of, start_from, trains
+from tests.common import every_place, small_config, small_model, task_batch
+
+pytest_plugins = "tests.fixtures"
+
+# ---------------------------------------------------------------------------------------------
+# eyes and hands
+
+
+def test_markers_frame_a_picture_to_understand_and_no_other():
+    """<|cls|>, and <|row|> after each row of patches: watched as the picture is, never targets."""
+    model = small_model("evev2")
+    seen = [70] * 9
+    drawn = [80] * 9
+    ids, roles = model.eyes.frame([np.array([1, 2, *seen, 3, *drawn])],
+                                  [np.array([0, 0] + [WATCHED] * 9 + [0] + [TARGET] * 9)])
+    assert ids[0].tolist() == [1, 2, 120] + [70, 70, 70, 121] * 3 + [3, *drawn]
+    assert roles[0].tolist() == [0, 0] + [WATCHED] * 13 + [0] + [TARGET] * 9
+
+
+def test_markers_change_nothing_of_what_is_asked_and_answered(toy):
+    config = Config(first_image=toy.meta["first_image"], block_size=toy.meta["block_size"])
+    plain = build(config)
+    framed = build(with_flags(config, "emu3", see="patches"))
+    rows = [array[:2] for array in toy.rows["train"]["understand"]]
+    one = plain.to_batch(*rows)
+    other = framed.to_batch(*rows)
+    assert other["watched"].sum() == one["watched"].sum() + 2 * 9
+    assert torch.equal(other["targets"][other["loss"]], one["targets"][one["loss"]])
+
+
+@pytest.mark.parametrize("see", ["patches", "encoder"])
+def test_other_eyes_see_pixels_and_not_tokens(see):
+    model = small_model(see=see)
+    batch = task_batch(model, "understand")
+    before = every_place(model, batch)
+    is_code = batch["picture"] >= 0
+    other_codes = batch["ids"].masked_fill(is_code, 64)
+    assert torch.equal(every_place(model, batch | {"ids": other_codes}), before)
+
+    batch["pixels"][:, -1, -1] = 255 - batch["pixels"][:, -1, -1]  # the corner at the lower right
+    after = every_place(model, batch)
+    image_tokens = is_code[0].nonzero().flatten()
+    # an encoder looks both ways; patches stand for themselves
+    first = image_tokens[0] if see == "encoder" else image_tokens[-1]
+    torch.testing.assert_close(before[:, :first], after[:, :first], atol=1e-6, rtol=0)
+    assert (before[:, first] != after[:, first]).any()
+
+
+def test_a_hand_of_its_own_draws_image_tokens_alone():
+    model = small_model(own_head=True)
+    logits = model(task_batch(model, "generate")).logits
+    is_possible = logits.isfinite().all(0)
+    assert is_possible.nonzero().flatten().tolist() == list(range(64, 120))
+    assert model(task_batch(model, "understand")).logits.isfinite().all()
+
+
+@pytest.mark.parametrize("arch", PRESETS)
+def test_every_architecture_takes_the_toy_world_s_rows(arch, toy):
+    """Drawn, asked, measured, taught the interaction: one network, whatever the dial says."""
+    tok = load_tokenizer(toy.folder / "tokenizer.pt")
+    sizes = [toy.meta[name] for name in ("block_size", "vocab_size", "first_image", "n_image")]
+    config = Config(2, 2, 32, *sizes, tok.levels, tok.patch)
+    model = build(with_flags(config, arch))
+    curves = aia.measure(model, toy, 10)
+    assert [len(curves[task]["mean"]) for task in TASKS] == [2, 2]
+    for task in TASKS:
+        batch = model.to_batch(*[array[:4] for array in toy.rows["train"][task]])
+        output = model(batch, watch=True)
+        target = torch.full((2, 1), .5)
+        intensity = aia.interaction(output.mass, batch["watching"])
+        off = aia.aia_loss(intensity, torch.ones(4, dtype=torch.bool), target, target)
+        loss = F.cross_entropy(output.logits, batch["targets"][batch["loss"]])
+        (loss + off).backward()
+        assert loss.isfinite() and off > 0
+    codes = draw(model, toy.enc, ["a red circle", "two crosses"])
+    talks = [[("what?", "")], [("is it?", "no"), ("what is it then?", "")]]
+    assert len(answer(model, toy.enc, codes, talks, tok.decode(codes))) == 2
+
+
+# ---------------------------------------------------------------------------------------------
+# the dial
+
+
+@pytest.mark.parametrize("match, which", [("active", "flops"), ("total", "total")])
+def test_no_other_width_comes_nearer_to_equal_cost(match, which):
+    wanted = cost(small_config())[which]
+    config = small_config("evev2", match=match)
+
+    def off(n_embd):
+        return abs(cost(replace(config, n_embd=n_embd))[which] / wanted - 1)
+
+    assert off(config.n_embd) <= min(off(config.n_embd - 4), off(config.n_embd + 4))
+
+
+@pytest.mark.parametrize("flags, why", [
+    ({"split": ("ffm",)}, "any of norm, qkv, ffn, ends"),
+    ({"route": "task"}, "nothing exists in copies"),
+    ({"split": ("qkv",), "route": "learned"}, "routers choose among copies of ffn alone"),
+    ({"split": ("ends",), "route": "modality"}, "ends go by task"),
+    ({"experts": 2}, "need a router"),
+    ({"shared": True}, "need a router")])
+def test_flags_that_contradict_each_other_are_refused(flags, why):
+    with pytest.raises(ValueError, match=why):
+        with_flags(small_config(), "emu3", **flags)
+
+
+def test_a_run_is_named_by_what_it_is():
+    flags = dict(aia=0., task="both", arch="emu3", split=None, route=None, experts=None, see=None,
+                 shared=None, own_head=None, full=None, match=None)
+    for given, name in (
+            ({}, "both"),
+            ({"aia": .1, "task": "generate"}, "aia-generate"),
+            ({"arch": "evev2", "match": "active"}, "evev2-match-active"),
+            ({"split": ("qkv", "ffn"), "route": "task"}, "qkv+ffn-task"),
+            ({"split": (), "own_head": False, "full": True}, "none-no-own_head-full")):
+        assert name_of_run(SimpleNamespace(**flags | given)) == name
+
+
+# ---------------------------------------------------------------------------------------------
+# one system from another
+
+
+def test_where_a_weight_starts_from():
+    dense = dict.fromkeys(name for name, _ in small_model().named_parameters())
+    for name, source in (
+            ("blocks.2.attn.qkv.1.weight", "blocks.2.attn.qkv.0.weight"),
+            ("blocks.0.norm1.1.weight", "blocks.0.norm1.0.weight"),
+            ("blocks.1.ffn.experts.3.up.weight", "blocks.1.ffn.0.up.weight"),
+            ("blocks.1.ffn.shared.down.weight", "blocks.1.ffn.0.down.weight"),
+            ("embed.1.own.weight", "embed.0.own.weight"),
+            ("head.0.digit.weight", "head.0.digit.weight"),
+            ("blocks.1.ffn.router.weight", None),
+            ("eyes.adapter.0.weight", None),
+            ("hand.head.weight", None)):
+        assert source_of(name, dense) == source
+
+
+def test_what_has_no_counterpart_stays_as_it_was_made():
+    dense = small_model()
+    model = small_model("januspro")
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    start_from(model, dense.state_dict())
+    for name, p in model.named_parameters():
+        is_new = name.startswith(("eyes.", "hand."))
+        assert torch.equal(p, before[name] if is_new else dense.state_dict()[name])
+
+
+@pytest.mark.parametrize("arch", [arch for arch in PRESETS if "stages" in PRESETS[arch]])
+def test_the_stages_of_a_preset_fill_the_run_and_each_trains_something(arch):
+    stages = PRESETS[arch]["stages"]
+    assert sum(stage["share"] for stage in stages) == pytest.approx(1)
+    names = [name for name, _ in small_model(arch).named_parameters()]
+    n_trained = [sum(trains(stage, name) for name in names) for stage in stages]
+    assert 0 < n_trained[0] < len(names)
+    assert n_trained[-1] == len(names), "everything, in the end"
+
+
+# ---------------------------------------------------------------------------------------------
+# runs
+
+
+def test_a_run_of_another_version_is_refused(trained, tmp_path):
+    """Its weights might load, and mean something else."""
+    shutil.copytree(trained, tmp_path / "old")
+    config = json.loads((trained / "config.json").read_text())
+    (tmp_path / "old" / "config.json").write_text(json.dumps(config | {"version": 2}))
+    with pytest.raises(SystemExit, match="a run of version 2, this code reads 3; train it again"):
+        load_model(tmp_path / "old")
+
+
+def test_a_run_that_cannot_be_read_is_refused_in_one_line(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "half")
+    checkpoint = tmp_path / "half" / "ckpt.pt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    for folder, why in (("half", "ckpt.pt or config.json is damaged"), ("none", "no run here")):
+        with pytest.raises(SystemExit) as refused:
+            load_model(tmp_path / folder)
+        assert why in refused.value.code
+        assert "\n" not in refused.value.code
+
+
+def test_the_latest_run_is_the_one_saved_last(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="no run here yet"):
+        latest_run()
+    for name, age in (("a", 10), ("b", 30), ("c", 20)):
+        folder = tmp_path / "out" / name
+        folder.mkdir(parents=True)
+        (folder / "ckpt.pt").touch()
+        os.utime(folder / "ckpt.pt", (age, age))
+    assert latest_run() == "out/b"
+
+
+def test_what_to_type_next_fits_what_was_trained():
+    toy = {"kind": "toy"}
+    real = {"kind": "real"}
+    assert "--ask" in next_command("x", "understand", toy, [])
+    assert "--prompt" in next_command("x", "both", toy, [])
+    assert '--prompt "a cat"' in next_command("x", "generate", real, ["a cat"])

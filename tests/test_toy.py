@@ -1,0 +1,272 @@
+"""
+tests/test_toy.py: the laws of the toy world, of the judge, and of data sets, also of your own
+pictures.
+"""
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import data
+from toy import build
+from data import load_dataset
+from exam.rules import check, truth
+from tests.common import run
+from toy.build import build_toy
+from toy.dataset import data_folder
+from toy.judge import judge, same_scene
+from toy.merges import learn_merges
+from toy.tokenizer import ceiling
+from toy.words import TAGS, caption, questions
+from toy.world import (COLORS, GROUND, HELD_OUT, SIZES, Object, make_scenes, relations, render,
+                       render_all)
+
+pytest_plugins = "tests.fixtures"
+
+# ---------------------------------------------------------------------------------------------
+# scenes, and what is said of them
+
+
+def pairs_of(scene):
+    return {(thing.color, thing.shape) for thing in scene}
+
+
+def test_the_same_seed_gives_the_same_world():
+    assert make_scenes(50, 7) == make_scenes(50, 7)
+    assert make_scenes(50, 7) != make_scenes(50, 8)
+
+
+def test_held_out_pairs_are_drawn_only_when_asked_for():
+    for scene in make_scenes(2000, 0):
+        assert not pairs_of(scene) & set(HELD_OUT)
+    for scene in make_scenes(200, 0, held_out=True):
+        assert pairs_of(scene) & set(HELD_OUT)
+
+
+def test_objects_do_not_touch_and_stay_on_the_canvas():
+    for scene in make_scenes(500, 1):
+        for i, one in enumerate(scene):
+            radius = SIZES[one.size]
+            assert radius <= min(one.x, one.y)
+            assert max(one.x, one.y) <= 48 - radius
+            for other in scene[:i]:
+                apart = max(abs(one.x - other.x), abs(one.y - other.y))
+                assert apart >= radius + SIZES[other.size] + 3
+
+
+def test_the_world_has_habits():
+    """POPE's adversarial split needs pairs that occur together more often than by chance."""
+    scenes = [scene for scene in make_scenes(5000, 2) if len(scene) > 1]
+    has = {}
+    for color in ("green", "orange"):
+        has[color] = np.array([any(thing.color == color for thing in s) for s in scenes])
+    together = (has["green"] & has["orange"]).mean()
+    assert together > 1.25 * has["green"].mean() * has["orange"].mean()
+
+
+def test_every_caption_is_true_of_its_scene_and_every_tag_occurs():
+    rng = np.random.default_rng(0)
+    seen = set()
+    for scene in make_scenes(1500, 3):
+        record = caption(scene, rng)
+        assert check(record, scene) == (True, ""), (record, scene)
+        seen.add(record["tag"])
+    assert seen == set(TAGS)
+
+
+def test_every_answer_follows_from_the_scene_and_yes_is_as_frequent_as_no():
+    """The oracle, who reads a question's words, agrees with the asker, who knows what it asks."""
+    rng = np.random.default_rng(0)
+    answers = {}
+    for scene in make_scenes(1500, 4):
+        for kind, question, answer in questions(scene, rng):
+            assert truth(scene, question) == answer, (scene, question)
+            answers.setdefault(kind, []).append(answer)
+    for kind, given in answers.items():
+        closed = [answer for answer in given if answer in ("yes", "no")]
+        assert kind == "describe" or .4 < closed.count("yes") / len(closed) < .6
+
+
+# ---------------------------------------------------------------------------------------------
+# the judge
+
+
+@pytest.mark.parametrize("canvas", [48, 64])
+def test_the_judge_reads_true_pictures_exactly(canvas):
+    scenes = make_scenes(1000, 5) + make_scenes(100, 5, held_out=True)
+    judged = judge(render_all(scenes, canvas))
+    assert np.mean([same_scene(scene, seen) for scene, seen in zip(scenes, judged)]) >= .999
+
+
+def test_the_judge_is_not_fooled():
+    picture = np.asarray(render([Object("circle", "red", "large", 12, 12)])).copy()
+    picture[30:32, 30:32] = 0  # a speck
+    assert [thing.shape for thing in judge(picture[None])[0]] == ["circle"]
+    picture[26:32, 8:40] = COLORS["blue"]  # a bar is none of the shapes
+    assert [thing.shape for thing in judge(picture[None])[0]] == ["circle", "blob"]
+    assert judge(np.full((1, 48, 48, 3), GROUND, np.uint8)) == [[]]
+
+
+def test_a_side_is_where_the_centres_lie():
+    red = Object("circle", "red", "small", 10, 24)
+    assert relations(red, red._replace(x=40, y=54)) == {"left of", "above"}, "45 degrees are both"
+    assert relations(red, red._replace(x=12)) == set(), "and almost the same place is neither"
+
+
+# ---------------------------------------------------------------------------------------------
+# tokenizers
+
+
+def test_codes_are_the_digits_of_a_grid():
+    tok = data.ImageTokenizer()
+    code = torch.arange(tok.n_codes)
+    digits = code[:, None] // tok.worth % torch.tensor(tok.levels)
+    assert torch.equal((digits * tok.worth).sum(1), code)
+    assert len(digits.unique(dim=0)) == 8 * 5 * 5 * 5
+
+
+def test_every_digit_is_reached_and_gradients_pass_the_rounding():
+    tok = data.ImageTokenizer()
+    z = torch.linspace(-9, 9, 200)[:, None].expand(-1, 4).clone().requires_grad_()
+    digits = tok.quantize(z)
+    assert torch.equal(digits.amin(0), torch.zeros(4))
+    torch.testing.assert_close(digits.amax(0), tok.L - 1)
+    digits.sum().backward()
+    assert (z.grad[50:150] > 0).all()
+
+
+@pytest.mark.parametrize("canvas", [48, 64])
+def test_the_shipped_image_tokenizer_keeps_what_the_judge_sees(canvas):
+    tok = data.load_tokenizer(data.ASSETS / f"tokenizer-{canvas}.pt")
+    true, rebuilt, used = ceiling(tok, canvas, 500)
+    assert true >= .998
+    assert rebuilt >= .98
+    assert used > .25
+
+
+def test_the_same_patch_is_the_same_token_wherever_it_stands():
+    tok = data.ImageTokenizer(6).eval()
+    picture = np.random.default_rng(0).integers(0, 255, (1, 48, 48, 3), dtype=np.uint8)
+    moved = np.roll(picture, 12, axis=2)
+    codes = tok.encode(picture).view(8, 8)
+    assert torch.equal(codes.roll(2, 1), tok.encode(moved).view(8, 8))
+
+
+def test_the_most_frequent_pair_becomes_a_token_first():
+    tokens = learn_merges(["abab abab abab cd"], 256 + 3)
+    assert tokens == ["ab", "abab", " abab"]
+
+
+def test_any_text_survives_the_text_tokenizer_and_none_becomes_special(toy):
+    n_text = 256 + len(toy.meta["merges"])
+    for text in ("a red circle", "Ünïcödé 猫 🐈", "", "  two  spaces\n", "<|bos|> <|end|>"):
+        ids = toy.enc.encode_ordinary(text)
+        assert toy.enc.decode(ids) == text
+        assert all(i < n_text for i in ids)
+    assert len(toy.enc.encode_ordinary(" triangle")) == 1, "a frequent word is one token"
+
+
+# ---------------------------------------------------------------------------------------------
+# data sets
+
+
+def test_every_row_to_understand_has_its_own_picture(toy):
+    ids, _, pixels = [array[:20] for array in toy.rows["train"]["understand"]]
+    codes = data.load_tokenizer(toy.folder / "tokenizer.pt").encode(pixels).numpy()
+    assert np.array_equal(codes, ids[:, 2:66].astype(int) - toy.meta["first_image"])
+
+
+def test_a_data_set_follows_from_its_seed_however_it_is_made(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "PIECE", 12)  # here by processes beside this one
+    build_toy(tmp_path / "again", "nano", n=48)
+    again = load_dataset(tmp_path / "again")
+    assert again.meta["files"] == toy.meta["files"]
+
+
+def test_damage_is_noticed(tmp_path):
+    build_toy(tmp_path / "toy", "nano", n=8)
+    file = tmp_path / "toy" / "val_generate_ids.npy"
+    file.write_bytes(file.read_bytes()[:-1] + b"\xff")
+    with pytest.raises(SystemExit, match="val_generate_ids.npy: differs from its checksum"):
+        load_dataset(tmp_path / "toy")
+    file.unlink()
+    with pytest.raises(SystemExit, match="val_generate_ids.npy: is missing"):
+        load_dataset(tmp_path / "toy")
+    (tmp_path / "toy" / "meta.json").write_text('{"version": 1}')
+    with pytest.raises(SystemExit, match="a data set of version 1, this code reads"):
+        load_dataset(tmp_path / "toy")
+
+
+def test_a_data_set_is_never_written_over(toy):
+    before = (toy.folder / "meta.json").read_bytes()
+    with pytest.raises(SystemExit, match="holds a data set already, which would be lost"):
+        data_folder(toy.folder)
+    assert "would be lost" in run("data.py", "--out", toy.folder)
+    assert (toy.folder / "meta.json").read_bytes() == before
+
+
+def talk(image, *texts):
+    """A record: what human and gpt say, by turns."""
+    turns = []
+    for i, text in enumerate(texts):
+        turns.append({"from": ("human", "gpt")[i % 2], "value": text})
+    return {"image": image, "conversations": turns}
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(6):
+        picture = rng.integers(0, 255, (40, 60 + i, 3), dtype=np.uint8)
+        Image.fromarray(picture).save(tmp_path / f"{i}.png")
+    Image.new("RGBA", (50, 50), (255, 0, 0, 128)).save(tmp_path / "clear.webp")
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "half.png").write_bytes((tmp_path / "0.png").read_bytes()[:2000])
+    Image.new("1", (20_000, 10)).save(tmp_path / "wide.png")
+    return tmp_path
+
+
+BAD = [
+    (talk("missing.png", "a", "<image>"), "no such file"),
+    (talk("text.png", "a", "b"), "no picture that Pillow can read"),
+    (talk("half.png", "a", "b"), "broken picture"),
+    (talk("wide.png", "a", "b"), "20000 x 10 pixels"),
+    (talk("0.png", " ", "b"), "empty text"),
+    (talk("0.png", "a"), "in pairs"),
+    ("a string", "is a str"),
+    ({"image": 3}, "no file name"),
+    (talk("0.png", 3, "b"), "a turn is not"),
+]
+
+
+def test_of_your_own_pictures_the_good_are_taken_and_the_bad_named(pictures, capsys):
+    good = [talk(f"{i}.png", f"picture number {i}", "<image>") for i in range(6)]
+    good.append(talk("clear.webp", "<image>\nwhat?", "red", "sure?", "yes"))
+    file = pictures / "pairs.json"
+    file.write_text(json.dumps(good + [record for record, _ in BAD]))
+    out = pictures / "mine"
+    flags = ("--images", pictures, "--out", out, "--tokenizer_steps", 2)
+    assert run("data.py", "--json", file, *flags) is None
+
+    said = capsys.readouterr().out
+    for i, (_, why) in enumerate(BAD):
+        assert re.search(rf"record {len(good) + i}: .*{why}", said), why
+    assert "7 of 16 records are usable" in said
+    mine = load_dataset(out)
+    assert len(mine.rows["train"]["generate"][0]) == 6
+    assert len(mine.rows["train"]["understand"][0]) == 1
+    assert Image.open(out / "tokenizer.png").width > 48
+
+
+def test_a_build_that_fails_leaves_nothing_half_made(pictures):
+    file = pictures / "pairs.json"
+    flags = ("--images", pictures, "--out", pictures / "other")
+    file.write_text(json.dumps([record for record, _ in BAD]))
+    assert "no usable record" in run("data.py", "--json", file, *flags)
+    file.write_text("{not json")
+    assert "not JSON" in run("data.py", "--json", file, *flags)
+    assert "at least 1 is wanted" in run("data.py", "--n", 0, "--out", pictures / "other")
+    assert not list(pictures.glob("other*"))

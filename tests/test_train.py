@@ -1,0 +1,227 @@
+"""
+tests/test_train.py: more laws of training. Those to read first are in test_all.py.
+"""
+import csv
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import aia
+from data import TASKS, load_dataset
+from model import PRESETS, SECOND_COPIES, Config
+from systems import build
+from tests.common import HERE, run, same, train, weights
+
+pytest_plugins = "tests.fixtures"
+
+# ---------------------------------------------------------------------------------------------
+# AIA and its phase
+
+
+def test_the_same_seed_gives_the_same_log_bit_for_bit(toy, trained, tmp_path):
+    assert train(toy, tmp_path / "again", "--aia", .5) is None
+    assert (tmp_path / "again" / "log.csv").read_text() == (trained / "log.csv").read_text()
+
+
+def test_aia_acts_on_every_nth_step_of_its_phase(toy, tmp_path, monkeypatch):
+    acts = []
+    loss = aia.aia_loss
+
+    def count(*args):
+        acts.append(1)
+        return loss(*args)
+
+    monkeypatch.setattr(aia, "aia_loss", count)
+    assert train(toy, tmp_path / "run", "--aia", .5, "--aia_every", 4) is None
+    assert len(acts) == 3 * len(TASKS), "at steps 10, 14 and 18 of 20, for each task"
+
+
+def test_aia_on_every_nth_step_has_n_times_the_weight(toy, tmp_path):
+    for every, weight in ((1, 2), (4, .5)):
+        flags = ("--aia", weight, "--aia_every", every, "--aia_start", .95)  # one step of 20
+        assert train(toy, tmp_path / str(every), *flags) is None
+    assert same(weights(tmp_path / "1"), weights(tmp_path / "4"))
+
+
+def test_a_missing_reference_is_trained_and_kept(toy, tmp_path):
+    """Only the toy world has shipped curves; two short single-task runs make those of others."""
+    folder = tmp_path / "mine"
+    shutil.copytree(toy.folder, folder)
+    meta = json.loads((folder / "meta.json").read_text())
+    (folder / "meta.json").write_text(json.dumps(meta | {"kind": "real"}))
+    mine = load_dataset(folder)
+    flags = ("--aia", .1, "--reference", "small", "--steps", 3)
+    assert train(mine, tmp_path / "run", *flags) is None
+    curves = json.loads((folder / "reference-nano-3.json").read_text())
+    assert len(curves["generate"]) == len(curves["understand"]) == 6
+
+
+# ---------------------------------------------------------------------------------------------
+# processes and parts
+
+# In float64, as Adam and Muon blow rounding errors up in float32. Drawing would take most of the
+# time, so nothing is drawn.
+START = """
+import runpy, torch, model, sample
+build = model.Transformer.init_weights
+def in_float64(self):
+    build(self)
+    self.double()
+def draw(net, enc, prompts):
+    return torch.zeros(len(prompts), 64, dtype=torch.long)
+model.Transformer.init_weights = in_float64
+sample.draw = draw
+runpy.run_path("train.py", run_name="__main__")
+"""
+
+
+def begin(toy, out, *flags, rank=0, world=1, port=0):
+    """A run of three steps, AIA in the last two, or one of the processes of such a run."""
+    words = ["--data", toy.folder, "--size", "nano", "--device", "cpu", "--dtype", "float32",
+             "--steps", 3, "--batch_size", 8, "--eval_every", 9, "--aia_start", .3, "--aia", .5,
+             "--reference", "paper", "--exam", 0, "--out", out, *flags]
+    environment = os.environ | {
+        "WORLD_SIZE": str(world), "RANK": str(rank), "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, "-c", START, *map(str, words)], cwd=HERE,
+                            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def free_ports(n):
+    sockets = [socket.socket() for _ in range(n)]
+    for s in sockets:
+        s.bind(("127.0.0.1", 0))
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+def numbers_of(log):
+    with open(log) as f:
+        lines = list(csv.DictReader(f))
+    return [{name: float(value or 0) for name, value in line.items()} for line in lines]
+
+
+def test_processes_and_parts_add_up_to_the_same_step(toy, tmp_path):
+    """
+    Two processes that take their rows in two parts each, layers computed anew, make the steps of
+    one process that takes all at once: AIA, clipping and optimisers included. So do two that keep
+    everything in shards.
+    """
+    parts = ("--accumulate", 2, "--checkpoint")
+    jobs = [begin(toy, tmp_path / "one")]
+    for port, (out, *flags) in zip(free_ports(2), (("two",), ("shards", "--fsdp"))):
+        for rank in range(2):
+            jobs.append(begin(toy, tmp_path / out, *flags, *parts, rank=rank, world=2, port=port))
+    said = [job.communicate(timeout=240)[0].decode() for job in jobs]
+    assert not any(job.returncode for job in jobs), said
+
+    one = weights(tmp_path / "one")
+    assert not same(one, weights(tmp_path / "one", "pretrained.pt"))
+    for other in ("two", "shards"):
+        for name, weight in weights(tmp_path / other).items():
+            torch.testing.assert_close(weight, one[name], atol=1e-9, rtol=0)
+        own = numbers_of(tmp_path / "one" / "log.csv")
+        for line, own_line in zip(numbers_of(tmp_path / other / "log.csv"), own, strict=True):
+            assert line == pytest.approx(own_line, rel=1e-5)
+
+
+# ---------------------------------------------------------------------------------------------
+# stages
+
+
+@pytest.mark.parametrize("arch", ["evev2", "utamoe"])
+def test_an_architecture_trains_in_its_stages_and_is_scored(toy, trained, tmp_path, arch, capsys):
+    flags = ("--arch", arch, "--init_from", trained, "--steps", 10, "--aia", .1, "--exam", 1)
+    out = tmp_path / arch
+    assert train(toy, out, *flags) is None
+    assert capsys.readouterr().out.count("weights train") == len(PRESETS[arch]["stages"])
+    scores = json.loads((out / "scores.json").read_text())
+    assert {"toy-GenEval", "toy-MMVP"} <= scores.keys()
+    if arch == "utamoe":  # in the first stage the label chooses among its task's experts
+        with open(out / "log.csv") as f:
+            first = [line for line in csv.DictReader(f) if line["load_generate"]][0]
+        for task, own in (("understand", slice(0, 2)), ("generate", slice(2, 4))):
+            load = [float(share) for share in first[f"load_{task}"].split()]
+            assert sum(load[own]) == pytest.approx(1, abs=.05)
+
+
+def test_a_frozen_weight_is_bit_identical_afterwards(toy, trained, tmp_path, monkeypatch):
+    """EVEv2's first two stages: new eyes and the second copies train, the rest stays as it was."""
+    first_two = [stage | {"share": .5} for stage in PRESETS["evev2"]["stages"][:2]]
+    monkeypatch.setitem(PRESETS["evev2"], "stages", first_two)
+    out = tmp_path / "x"
+    assert train(toy, out, "--arch", "evev2", "--init_from", trained, "--steps", 10) is None
+    before = weights(trained, "pretrained.pt")
+    after = weights(out)
+    torch.manual_seed(0)
+    config = json.loads((out / "config.json").read_text())["model"]
+    fresh = build(Config(**config)).state_dict()
+    for name, weight in after.items():
+        if name.startswith("eyes."):
+            assert not torch.equal(weight, fresh[name]), name
+        elif any(part in name for part in SECOND_COPIES):
+            first_copy = re.sub(r"(norm1|norm2|qkv|proj|ffn)\.1\.", r"\1.0.", name)
+            assert not torch.equal(weight, before[first_copy]), name
+        else:
+            assert torch.equal(weight, before[name]), name
+
+
+def test_a_branch_of_a_staged_run_goes_on_with_its_last_stage(toy, tmp_path):
+    """So with and without AIA can be compared for every architecture, bit for bit."""
+    flags = ("--arch", "januspro", "--task", "understand", "--aia", .5)
+    staged = (*flags, "--steps", 10, "--stages", "on", "--aia_start", .6)  # as its last stage
+    assert train(toy, tmp_path / "x", *staged) is None
+    branch = (*flags, "--steps", 4, "--aia_start", 0, "--init_from", tmp_path / "x")
+    assert train(toy, tmp_path / "y", *branch) is None
+    assert same(weights(tmp_path / "x"), weights(tmp_path / "y"))
+
+
+# ---------------------------------------------------------------------------------------------
+# what is refused
+
+
+@pytest.mark.parametrize("flags, why", [
+    (("--ratio", "1-1"), "wanted is generate:understand"),
+    (("--ratio", "0:0"), "wanted is generate:understand"),
+    (("--data", "nowhere/mine"), "no data set here"),
+    (("--init_from", "nowhere"), "no run here"),
+    (("--reference", "nowhere"), "no run here"),
+    (("--batch_size", 1), "too few rows for both tasks"),
+    (("--batch_size", 8, "--accumulate", 3), "both are to be multiples of 3"),
+    (("--split", "ffm"), "any of norm, qkv, ffn, ends"),
+    (("--split", "qkv", "--route", "learned"), "routers choose among copies of ffn"),
+    (("--experts", 2), "need a router"),
+    (("--steps", 0), "--steps 0: wanted is at least 1"),
+    (("--aia", "nan"), "--aia nan: wanted is at least 0"),
+    (("--aia_start", 1.5), "wanted is a share from 0 to 1"),
+    (("--aia", 1, "--aia_start", 1), "leaves none of the 20 steps to AIA"),
+    (("--fsdp",), "shards are for several processes"),
+    (("--arch", "evev2", "--see", "tokens", "--stages", "on"), "finds no such weights")])
+def test_train_refuses_with_one_line(toy, tmp_path, flags, why):
+    said = train(toy, tmp_path / "x", *flags)
+    assert why in said
+    assert "\n" not in said
+    assert not (tmp_path / "x" / "ckpt.pt").exists()
+
+
+def test_a_resumed_run_takes_no_other_flags(trained):
+    assert "leave out --lr" in run("train.py", "--out", trained, "--resume", "--lr", .1)
+    assert "this run is finished" in run("train.py", "--out", trained, "--resume", "--no-compile")
+
+
+def test_what_is_there_is_not_written_over(toy, trained):
+    before = {file: file.read_bytes() for file in trained.iterdir() if file.is_file()}
+    for flags in ((), ("--init_from", trained)):
+        assert "would be lost" in train(toy, trained, *flags)
+    assert "would be lost" in train(toy, HERE / "README.md")
+    assert "cannot be made" in train(toy, HERE / "README.md" / "x")
+    assert all(file.read_bytes() == content for file, content in before.items())
