@@ -48,6 +48,8 @@ RESULT = Path("results/bench.json")
 
 
 class PlainBlock(nn.Module):
+    """Attention, then an MLP, each behind a norm and added to the stream."""
+
     def __init__(self, n_embd, n_head):
         super().__init__()
         self.n_head = n_head
@@ -133,6 +135,7 @@ def take_steps(way, net, opts, batch, args):
 
 
 def autocast(args):
+    """Matrix products in what --dtype says."""
     kind = torch.device(args.device).type
     return torch.autocast(kind, torch.bfloat16, enabled=args.dtype == "bfloat16")
 
@@ -199,6 +202,7 @@ def measure(T, args):
             return None
         return median(x / y for x, y in zip(seconds[a], seconds[b]))
 
+    # a round is as many steps as AIA acts on one of
     speed = batch["ids"].numel() * args.aia_every / median(seconds["AIA"])
     peak = peak_flops(args.device, args.dtype)
     explicit_memory = kept["explicit"] / kept["none"] if "explicit" in kept else None
@@ -210,12 +214,14 @@ def measure(T, args):
 
 
 def written(value):
+    """A number as it stands in the table; n/a for what was not measured."""
     if value is None:
         return "n/a"
     return f"{value:.2f}" if isinstance(value, float) else f"{value:,}"
 
 
 def read_flags():
+    """The flags, with what the machine decides where they say nothing."""
     p = argparse.ArgumentParser(
         prog="python -m lab.bench",
         description="What AIA costs, and the speed beside a plain decoder's; writes "
@@ -242,6 +248,7 @@ def read_flags():
 
 
 def main():
+    """Prints a line for each length, and keeps them all as JSON."""
     args = read_flags()
     keep_freed_memory()
     torch.manual_seed(0)

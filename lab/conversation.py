@@ -36,6 +36,7 @@ class Conversation:
         self.talk = []      # [(question, answer), ...]
 
     def draw(self, prompt):
+        """A new picture, of which nothing has been said yet. Raises ValueError if it cannot be."""
         check_prompt(prompt, self.enc, self.model)
         self.codes = draw(self.model, self.enc, [prompt], seed=self.seed + self.n_drawn,
                           **self.sampling)
@@ -50,12 +51,14 @@ class Conversation:
         print(file)
 
     def load(self, file):
+        """A picture from a file, seen as the image tokenizer keeps it. May raise ValueError."""
         self.pixels = load_picture(file, self.canvas)[None]
         self.codes = self.tok.encode(self.pixels)
         self.talk = []
         show(self.tok.decode(self.codes)[0])
 
     def ask(self, question):
+        """Answers, remembering what was said before. Raises ValueError if there is no picture."""
         if self.codes is None:
             raise ValueError("there is no picture yet; draw one with a sentence, "
                              "or load one with !file.png")

@@ -30,6 +30,7 @@ HEAD = (f"{'preset':10}{'split':20}{'route':12}{'sees':9}{'draws by':10}{'width'
 
 
 def main():
+    """Times a step of all presets by turns, then prints a row for each."""
     args = read_flags()
     keep_freed_memory()
     device = find_device()

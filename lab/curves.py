@@ -41,6 +41,7 @@ def load_run(folder):
 
 
 def read_json(file):
+    """What is in a JSON file; {} without one, as runs that were stopped have no scores."""
     return json.loads(file.read_text()) if file.exists() else {}
 
 
@@ -91,6 +92,7 @@ def notes_on(runs):
 
 
 def title_of(folders):
+    """The name of a run, or what the names of several begin with."""
     names = [Path(folder).name for folder in folders]
     if len(names) == 1:
         return names[0]
@@ -117,18 +119,21 @@ def print_table(title, run):
 
 
 def measured(now, task, layer):
+    """A cell of the table: mean and standard deviation; empty if the task was not measured."""
     if task not in now:
         return ""
     return f"{now[task]['mean'][layer]:>9.3f} ± {now[task]['std'][layer]:.3f} "
 
 
 def aimed_at(reference, task, layer):
+    """A cell of the table: the reference's curve; empty if there is none."""
     if task not in reference:
         return ""
     return f"{reference[task]['curve'][layer]:.3f}"
 
 
 def summary(then, reference):
+    """A line on the curves as a whole, at one step."""
     r = correlation(then)
     off = distance(then, reference)
     r = "n/a" if r is None else f"{r:+.2f}"
@@ -138,6 +143,7 @@ def summary(then, reference):
 
 
 def main():
+    """Prints a table a run, or a group of runs, and draws all of them side by side."""
     p = argparse.ArgumentParser(
         prog="aia.py", description="The interaction curves of runs: a table and one picture.",
         formatter_class=Help)

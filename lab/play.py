@@ -22,6 +22,7 @@ from toy.words import dense
 
 
 def read_flags():
+    """The flags. What is wrong with them is said before a network is loaded."""
     p = argparse.ArgumentParser(
         description="Draw or answer. Without --prompt and --ask: a conversation.",
         formatter_class=Help)
@@ -62,6 +63,7 @@ def read_flags():
 
 
 def read_prompts(file):
+    """The lines of a text file that are not empty. (utf-8-sig: some editors begin with a mark.)"""
     try:
         lines = Path(file).read_text("utf-8-sig").splitlines()
     except (OSError, ValueError) as e:
@@ -73,7 +75,11 @@ def read_prompts(file):
 
 
 def draw_prompts(args, prompts, model, enc, tok, meta, sampling):
-    """Draws --n pictures of each prompt: a sheet, and for --prompts a file each."""
+    """
+    Draws --n pictures of each prompt: a sheet, and for --prompts a file each. Of the toy world it
+    also prints what the judge sees in them. sampling: flags for sample.draw()
+    """
+    # all prompts are looked at before anything is drawn
     for prompt in prompts:
         try:
             check_prompt(prompt, enc, model)
@@ -81,7 +87,7 @@ def draw_prompts(args, prompts, model, enc, tok, meta, sampling):
             sys.exit(f"--prompt {prompt[:60]!r}: {e}")
     png = Path(args.folder) / "sheet.png" if args.prompts else Path(args.png)
     texts = [prompt for prompt in prompts for _ in range(args.n)]
-    shown = []
+    shown = []  # a sheet shows 256 pictures at most
     alone = len(texts) <= 64
     try:
         for i in tqdm(range(0, len(texts), 64), "drawing", unit="x 64 pictures", disable=alone):
@@ -106,6 +112,7 @@ def draw_prompts(args, prompts, model, enc, tok, meta, sampling):
 
 
 def main():
+    """Draws, answers, both, or converses, as the flags say."""
     args = read_flags()
     folder = args.out or latest_run()
     print(f"run: {folder}", file=sys.stderr)
@@ -117,6 +124,7 @@ def main():
     sampling = {name: getattr(args, name) for name in ("cfg", "temperature", "top_k", "top_p")}
 
     trained_on = config["train"]["task"]
+    # a network that was trained for one task is not asked for the other
     wanted = {"generate": args.prompt or args.prompts, "understand": args.ask}
     for task, asked in wanted.items():
         if asked and trained_on not in ("both", task):

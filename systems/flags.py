@@ -60,6 +60,7 @@ def names(text):
 
 
 def add_training(parser):
+    """What is trained, on what, for how long, and how."""
     add = parser.add_argument
     add("--stages", choices=("on", "off"),
         help="train in the preset's stages, if it has any, or everything jointly (default: on with "
@@ -154,6 +155,7 @@ def take_from_run(args):
 
 
 def check_numbers(args):
+    """No number may be too small, infinite, or no number."""
     for name, least in LEAST.items():
         value = getattr(args, name)
         if value is None:
@@ -177,6 +179,7 @@ def fill_in(args):
 
 
 def name_of_run(args):
+    """What a run is, as the name of a folder: "aia-evev2", or "both" if nothing is special."""
     words = []
     if args.aia:
         words.append("aia")
@@ -207,6 +210,7 @@ def turned(args):
 
 
 def check_out(args):
+    """A new run needs a folder without one."""
     out = Path(args.out)
     if out.exists() and not out.is_dir():
         sys.exit(f"--out {out}: holds something else already, which would be lost; "
