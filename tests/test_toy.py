@@ -11,15 +11,15 @@ import torch
 from PIL import Image
 
 import data
-from toy import build
-from data import load_dataset
+from data import load_dataset, make_row
 from exam.rules import check, truth
-from tests.common import run
+from tests.common import run, same
+from toy import build, own
 from toy.build import build_toy
-from toy.dataset import data_folder
+from toy.dataset import data_folder, new_dataset
 from toy.judge import judge, same_scene
 from toy.merges import learn_merges
-from toy.tokenizer import ceiling
+from toy.tokenizer import ceiling, save_tokenizer, train_image_tokenizer
 from toy.words import TAGS, caption, questions
 from toy.world import (COLORS, GROUND, HELD_OUT, SIZES, Object, make_scenes, relations, render,
                        render_all)
@@ -90,6 +90,31 @@ def test_every_answer_follows_from_the_scene_and_yes_is_as_frequent_as_no():
         assert kind == "describe" or .4 < closed.count("yes") / len(closed) < .6
 
 
+def test_held_out_pairs_are_never_asked_for_in_vain():
+    """Or a network would learn to say no to what it is never shown."""
+    never = set()
+    for color, shape in HELD_OUT:
+        never.add(f"is there a {color} {shape}?")
+        never.add(f"is the {shape} {color}?")
+        never.add(f"is the {color} object a {shape}?")
+    asked = set()
+    asked_of_anything = set()
+    for scene in make_scenes(1500, 6):
+        asked |= {words for _, words, _ in questions(scene, np.random.default_rng(0))}
+        of_anything = questions(scene, np.random.default_rng(0), hidden=())
+        asked_of_anything |= {words for _, words, _ in of_anything}
+    assert not asked & never
+    assert len(asked_of_anything & never) > 5, "these are the words in which they would be"
+
+
+def test_a_caption_of_a_wanted_kind_is_of_that_kind_or_none():
+    rng = np.random.default_rng(0)
+    alone, *_ = [scene for scene in make_scenes(50, 3) if len(scene) == 1]
+    assert caption(alone, rng, "colors")["tag"] == "colors"
+    assert caption(alone, rng, "dense")["tag"] == "dense"
+    assert caption(alone, rng, "two_object") is None
+
+
 # ---------------------------------------------------------------------------------------------
 # the judge
 
@@ -147,6 +172,27 @@ def test_the_shipped_image_tokenizer_keeps_what_the_judge_sees(canvas):
     assert used > .25
 
 
+def test_the_same_seed_trains_the_same_image_tokenizer(tmp_path):
+    pictures = render_all(make_scenes(40, 8))
+    one, again, other = [train_image_tokenizer(pictures, 3, 6, seed=seed) for seed in (0, 0, 1)]
+    assert same(one.state_dict(), again.state_dict())
+    assert not same(one.state_dict(), other.state_dict())
+
+    save_tokenizer(tmp_path / "tok.pt", one)
+    kept = data.load_tokenizer(tmp_path / "tok.pt")
+    assert torch.equal(kept.encode(pictures).cpu(), one.encode(pictures).cpu())
+
+
+def test_an_image_tokenizer_that_cannot_be_read_is_refused(tmp_path):
+    file = tmp_path / "tok.pt"
+    with pytest.raises(SystemExit, match="no image tokenizer here"):
+        data.load_tokenizer(file)
+    save_tokenizer(file, data.ImageTokenizer())
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(SystemExit, match="not a readable image tokenizer"):
+        data.load_tokenizer(file)
+
+
 def test_the_same_patch_is_the_same_token_wherever_it_stands():
     tok = data.ImageTokenizer(6).eval()
     picture = np.random.default_rng(0).integers(0, 255, (1, 48, 48, 3), dtype=np.uint8)
@@ -180,10 +226,19 @@ def test_every_row_to_understand_has_its_own_picture(toy):
 
 
 def test_a_data_set_follows_from_its_seed_however_it_is_made(toy, tmp_path, monkeypatch):
-    monkeypatch.setattr(build, "PIECE", 12)  # here by processes beside this one
+    start_workers = build.start_workers
+    pools = []
+
+    def start_and_note(n):
+        pools.append(start_workers(n))
+        return pools[0]
+
+    monkeypatch.setattr(build, "PIECE", 4)
+    monkeypatch.setattr(build, "start_workers", start_and_note)
     build_toy(tmp_path / "again", "nano", n=48)
     again = load_dataset(tmp_path / "again")
     assert again.meta["files"] == toy.meta["files"]
+    assert hasattr(pools[0], "imap_unordered"), "these are made by processes beside this one"
 
 
 def test_damage_is_noticed(tmp_path):
@@ -206,6 +261,15 @@ def test_a_data_set_is_never_written_over(toy):
         data_folder(toy.folder)
     assert "would be lost" in run("data.py", "--out", toy.folder)
     assert (toy.folder / "meta.json").read_bytes() == before
+
+
+def test_a_build_that_is_stopped_leaves_nothing_half_made(tmp_path):
+    sizes = {("train", "generate"): (2, 5)}
+    with pytest.raises(KeyboardInterrupt):
+        with new_dataset(tmp_path / "toy", sizes, canvas=48) as part:
+            assert len(list(part.glob("*.npy"))) == 2
+            raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
 
 
 def talk(image, *texts):
@@ -261,7 +325,57 @@ def test_of_your_own_pictures_the_good_are_taken_and_the_bad_named(pictures, cap
     assert Image.open(out / "tokenizer.png").width > 48
 
 
-def test_a_build_that_fails_leaves_nothing_half_made(pictures):
+def test_a_picture_is_cut_to_its_centre_turned_upright_and_put_on_white(tmp_path):
+    file = tmp_path / "wide.png"
+    wide = np.zeros((48, 144, 3), np.uint8)
+    wide[:, 48:96] = 200  # its centre square
+    Image.fromarray(wide).save(file)
+    assert (own.read_picture(file, 48) == 200).all()
+
+    Image.new("RGBA", (50, 50), (0, 0, 0, 0)).save(file)
+    assert (own.read_picture(file, 48) == 255).all(), "nothing is white"
+
+    upper_white = np.zeros((40, 40, 3), np.uint8)
+    upper_white[:20] = 255
+    turned = Image.Exif()
+    turned[0x0112] = 3  # the camera was held upside down
+    Image.fromarray(upper_white).save(file, exif=turned)
+    upright = own.read_picture(file, 48)
+    assert upright[:20].max() == 0
+    assert upright[28:].min() == 255
+
+
+def test_a_picture_is_held_out_of_both_tasks_or_of_none(toy):
+    pairs = []
+    for picture in range(60):
+        pairs.append(own.Pair(picture, f"number {picture}", []))
+        pairs.append(own.Pair(picture, None, [("which number?", str(picture))]))
+    held_out = own.choose_held_out(60, seed=0)
+    assert len(held_out) == 3
+    codes = np.zeros((60, 64), int)
+    rows, n_cut = own.make_rows(pairs, codes, toy.enc, held_out)
+    for task in data.TASKS:
+        assert {row.picture for row in rows["val", task]} == held_out
+        assert {row.picture for row in rows["train", task]} == set(range(60)) - held_out
+    assert n_cut == 0
+
+
+def test_a_text_that_is_too_long_is_cut_and_counted(toy):
+    codes = np.zeros((1, 64), int)
+    long = "word " * 300
+    pairs = [own.Pair(0, long, []), own.Pair(0, None, [("what?", long)]),
+             own.Pair(0, None, [(long, "an answer for which there is no room")])]
+    rows, n_cut = own.make_rows(pairs, codes, toy.enc, set())
+    assert n_cut == 3
+    drawn, = rows["train", "generate"]
+    assert len(drawn.ids) == 64 + own.ROOM
+    assert drawn.ids[-64:] == [toy.meta["first_image"]] * 64, "the picture is whole"
+    seen, = rows["train", "understand"]  # and not the one without an answer
+    whole, _ = make_row(toy.enc, toy.meta["first_image"], codes[0], turns=[("what?", long)])
+    assert seen.ids == whole[:64 + own.ROOM + 1]
+
+
+def test_what_cannot_be_built_is_refused_and_leaves_nothing(pictures):
     file = pictures / "pairs.json"
     flags = ("--images", pictures, "--out", pictures / "other")
     file.write_text(json.dumps([record for record, _ in BAD]))

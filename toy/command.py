@@ -1,8 +1,12 @@
 """
 toy/command.py: the command line of `python data.py`.
 
-It makes a data set of the toy world (toy/build.py), one of your own pictures (toy/own.py), or the
-toy world's image tokenizer anew (toy/tokenizer.py). It is the top of toy/.
+    python data.py                               a data set of the toy world: toy/build.py
+    python data.py --json PAIRS --images FOLDER  a data set of your own pictures: toy/own.py
+    python data.py --train_tokenizer             the toy world's image tokenizer: toy/tokenizer.py
+
+data.py imports nothing of ours, so it asks for main() only when it is run as a command. train.py
+asks for make_if_missing(). This file is the top of toy/.
 """
 import argparse
 import signal
@@ -20,8 +24,12 @@ from toy.world import CANVAS
 
 
 def main():
+    """
+    Makes what the flags ask for. A folder that holds anything is refused and never written over;
+    only the image tokenizer in assets/ is replaced, once the new one is whole.
+    """
     args = read_flags()
-    keep_freed_memory()
+    keep_freed_memory()  # arrays come and go: to ask the system for each anew takes time
     signal.signal(signal.SIGINT, stop)
     if args.train_tokenizer:
         canvas = CANVAS[args.size]
@@ -38,6 +46,7 @@ def main():
 
 
 def read_flags():
+    """The flags, checked: exits with one line if a number makes no sense."""
     about = "Make a data set: the toy world by default, or your own pictures with --json."
     p = argparse.ArgumentParser(description=about, formatter_class=Help)
     p.add_argument("--size", choices=CANVAS, default="nano",
