@@ -11,7 +11,7 @@ from pathlib import Path
 from data import TASKS
 from model import PRESETS, ROUTERS, SIZES
 from systems.dial import MATCH
-from systems.runs import latest_run, load_model
+from systems.runs import latest_run, read_config
 from tools.device import find_device
 from tools.flags import Help
 from tools.processes import world
@@ -136,6 +136,8 @@ def read_flags():
         sys.exit("--fsdp: shards are for several processes; start them with: "
                  "torchrun --nproc_per_node=N train.py --fsdp ...")
     check_out(args)
+    if args.init_from:
+        read_config(args.init_from)  # says at once that there is no such run
     return args
 
 
@@ -148,7 +150,7 @@ def take_from_run(args):
         sys.exit("--resume: goes on with the flags that the run was begun with; "
                  f"leave out {' '.join(more)}")
     args.out = args.out or latest_run()
-    _, config = load_model(args.out)
+    config = read_config(args.out)
     for name, value in config["train"].items():
         if name not in free:
             setattr(args, name, value)

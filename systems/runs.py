@@ -23,22 +23,33 @@ def latest_run():
     return str(newest.parent)
 
 
+def read_config(folder):
+    """What the config.json of a run says. Exits with one line if it is no run that can be read."""
+    file = Path(folder) / "config.json"
+    if not file.exists():
+        sys.exit(f"{folder}: no run here (config.json is missing); "
+                 f"train one: python train.py --out {folder}")
+    try:
+        config = json.loads(file.read_text())
+    except ValueError as e:
+        sys.exit(f"{file}: is damaged ({e}); train the run again")
+    version = config.get("version")
+    if version != VERSION:
+        sys.exit(f"{folder}: a run of version {version}, this code reads {VERSION}; train it again")
+    return config
+
+
 def load_model(folder, device="cpu", file="ckpt.pt"):
     """
     The network of a run's folder, in eval mode, and what its config.json says. Exits with one line
     if there is none, or none that can be read.
     """
     folder = Path(folder)
-    for name in ("config.json", file):
-        if not (folder / name).exists():
-            sys.exit(f"{folder}: no run here ({name} is missing); "
-                     f"train one: python train.py --out {folder}")
+    config = read_config(folder)
+    if not (folder / file).exists():
+        sys.exit(f"{folder}: no network here ({file} is missing); "
+                 f"train one: python train.py --out {folder}")
     try:
-        config = json.loads((folder / "config.json").read_text())
-        version = config.get("version")
-        if version != VERSION:
-            sys.exit(f"{folder}: a run of version {version}, this code reads {VERSION}; "
-                     "train it again")
         model = build(Config(**config["model"])).to(device)
         saved = torch.load(folder / file, map_location=device, weights_only=True)
         model.load_state_dict(saved["model"])
