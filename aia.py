@@ -10,14 +10,13 @@ Read it after model.py; sample.py comes next.
     python aia.py A0,A1,A2 B0,B1,B2  # the same of means over seeds
 """
 import json
-import sys
 from itertools import combinations
 
 import numpy as np
 import torch
 
 from data import ASSETS, TASKS
-from systems.runs import load_model
+from systems.runs import load_model, refuse_other_data
 
 # ---------------------------------------------------------------------------------------------
 # 1. the interaction
@@ -151,12 +150,9 @@ def measured_curves(folders, dataset, device):
     curves = {}
     for folder in folders:
         model, config = load_model(folder, device)
-        trained_on = config["train"]
-        if config["data"]["merges"] != dataset.meta["merges"]:
-            sys.exit(f"--reference {folder}: was trained on {trained_on['data']}, whose tokens are "
-                     f"others; name a run on {dataset.folder}")
+        refuse_other_data(folder, config, dataset, "--reference")
         for task, measured in measure(model, dataset).items():
-            if trained_on["task"] in (task, "both"):
+            if config["train"]["task"] in (task, "both"):
                 curves[task] = measured["mean"]
     return curves
 

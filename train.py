@@ -40,7 +40,7 @@ from sample import draw
 from systems import build
 from systems.dial import cost, with_flags
 from systems.flags import phase_begins, read_flags, rows_a_step, stages_of, turned
-from systems.runs import VERSION, load_model, next_command
+from systems.runs import VERSION, load_model, next_command, read_config, refuse_other_data
 from systems.start import begin_with, stage_at, trains
 from tools import processes
 from tools.curves import draw_curves
@@ -109,6 +109,8 @@ print(f"{describe(device)}, {args.dtype}, torch {torch.__version__}, size {args.
 make_if_missing(args.data, args.size)
 processes.wait()
 data = load_dataset(args.data)
+if args.resume:
+    refuse_other_data(out, read_config(out), data, "--resume", rows=True)
 tok = load_tokenizer(data.folder / "tokenizer.pt", device)
 tasks = TASKS if args.task == "both" else (args.task,)
 for task in tasks:
@@ -323,9 +325,8 @@ elif rank == 0:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         sys.exit(f"--out {out}: cannot be made ({e.strerror}); name another folder")
-    about = {name: value for name, value in data.meta.items() if name != "files"}
     save_json(out / "config.json", {"version": VERSION, "model": asdict(config),
-                                    "train": vars(args), "data": about})
+                                    "train": vars(args), "data": data.meta})
     shutil.copyfile(data.folder / "tokenizer.pt", out / "tokenizer.pt")
 log = Log(out / "log.csv", columns, resume_at=first_step if args.resume else None)
 

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from data import encoding_of, load_dataset, load_tokenizer
 from exam import examine
 from exam.marks import table
-from systems.runs import latest_run, load_model
+from systems.runs import latest_run, load_model, refuse_other_data
 from tools.device import find_device
 from tools.files import save_json
 from tools.flags import Help
@@ -31,6 +31,8 @@ def main():
         formatter_class=Help)
     p.add_argument("out", nargs="?", help="folder of the run (default: the latest under out/)")
     p.add_argument("--cfg", type=float, default=2., help="classifier-free guidance; 1 is none")
+    p.add_argument("--data", help="where the data set of a run on your own pictures is now "
+                                  "(default: where it was)")
     p.add_argument("--device", help="cpu | cuda | mps (default: what is there)")
     args = p.parse_args()
 
@@ -46,10 +48,11 @@ def main():
         sys.exit(f"{folder}: cannot be written to, and the scores go there; copy the run elsewhere")
     file = folder / "scores.json"
     scores = read_scores(file)
+    data = data_of(config, folder, args.data)
 
     # only what the run was trained for is examined; other scores in the file stay
     task = config["train"]["task"]
-    scores |= examine(model, data_of(config), tok, task, cfg=args.cfg, folder=folder)
+    scores |= examine(model, data, tok, task, cfg=args.cfg, folder=folder)
     save_json(file, scores)
     print(table(scores))
 
@@ -64,12 +67,17 @@ def read_scores(file):
         sys.exit(f"{file}: not JSON ({e}); remove it, and it is made anew")
 
 
-def data_of(config):
+def data_of(config, folder, moved_to=None):
     """The data set of a run. Of the toy world all that is needed stands in the run's config."""
     meta = config["data"]
-    if meta["kind"] == "real":
-        return load_dataset(config["train"]["data"])
-    return SimpleNamespace(meta=meta, enc=encoding_of(meta))
+    if meta["kind"] == "toy":
+        return SimpleNamespace(meta=meta, enc=encoding_of(meta))
+    place = Path(moved_to or config["train"]["data"])
+    if not (place / "meta.json").exists():
+        sys.exit(f"{place}: the data set of {folder} is not here; say where it is: --data FOLDER")
+    data = load_dataset(place)
+    refuse_other_data(folder, config, data, "run", rows=True)
+    return data
 
 
 if __name__ == "__main__":

@@ -113,7 +113,7 @@ def add_training(parser):
     add("--resume", action="store_true",
         help="go on with the run in --out (default: the latest), exactly where it was saved and "
              "with the flags it was begun with (but for --accumulate, --checkpoint, --compile and "
-             "--fsdp, which may be given anew)")
+             "--fsdp, which may be given anew, and --data, if the data set was moved)")
 
 
 def read_flags():
@@ -144,13 +144,18 @@ def read_flags():
 def take_from_run(args):
     """--resume: the flags that the run was begun with."""
     given = [word.split("=")[0] for word in sys.argv[1:] if word.startswith("--")]
-    free = ("resume", "out", "device", *HOW)
+    free = ("resume", "out", "data", "device", *HOW)  # data: where the data set is now
     more = [flag for flag in given if re.sub("^--(no-)?", "", flag) not in free]
     if more:
         sys.exit("--resume: goes on with the flags that the run was begun with; "
                  f"leave out {' '.join(more)}")
     args.out = args.out or latest_run()
     config = read_config(args.out)
+    args.data = args.data or config["train"]["data"]
+    is_there = (Path(args.data) / "meta.json").exists()
+    if not is_there and args.data != f"data/toy-{config['train']['size']}":
+        sys.exit(f"--resume: the data set of {args.out} is not in {args.data}; "
+                 "say where it is: --data FOLDER")
     for name, value in config["train"].items():
         if name not in free:
             setattr(args, name, value)

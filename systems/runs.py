@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from data import checksum
 from model import Config
 from systems import build
 
@@ -57,6 +58,27 @@ def load_model(folder, device="cpu", file="ckpt.pt"):
         reason = " ".join(str(e).split())[:100]
         sys.exit(f"{folder}: {file} or config.json is damaged ({reason}); train it again")
     return model.eval(), config
+
+
+def refuse_other_data(folder, config, data, flag, rows=False):
+    """
+    Exits with one line if a run was trained on other words or image tokens than a data set has;
+    rows: or on other rows. Its weights would load, and mean something else.
+    """
+    theirs = config["data"]
+    mine = data.meta
+    wrong = None
+    if theirs["merges"] != mine["merges"]:
+        wrong = "its words are cut into other tokens"
+    elif checksum(Path(folder) / "tokenizer.pt") != checksum(data.folder / "tokenizer.pt"):
+        wrong = "its image tokenizer is another"
+    elif rows:
+        other = [name for name in mine["files"] if mine["files"][name] != theirs["files"].get(name)]
+        if other:
+            wrong = f"its {other[0]} is another"
+    if wrong:
+        sys.exit(f"{flag} {folder}: was trained on another data set than {data.folder} ({wrong}); "
+                 f"name its own, which was {config['train']['data']}: --data FOLDER")
 
 
 def next_command(folder, task, meta, prompts):

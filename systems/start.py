@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from model import PRESETS
-from systems.runs import load_model
+from systems.runs import load_model, refuse_other_data
 
 
 def start_from(model, dense):
@@ -103,13 +103,13 @@ def start_from_run(model, run, data, device):
     mine = json.loads(json.dumps(asdict(model.config)))  # lists for tuples, as in a file
     free = (*model.config.DIAL, "block_size")  # what start_from() bridges
     same_shape = all(mine[name] == value for name, value in theirs.items() if name not in free)
-    same_tokens = about["data"]["merges"] == data.meta["merges"]
     same_network = theirs == mine
-    if not same_shape or not same_tokens or (theirs["split"] and not same_network):
+    refuse_other_data(run, about, data, "--init_from")
+    if not same_shape or (theirs["split"] and not same_network):
         trained = about["train"]
-        sys.exit(f"--init_from {run}: a network of another shape or data set "
-                 f"({trained['arch']}, {trained['size']}, {trained['data']}); train with its "
-                 "--size and --data, and with its --arch (or --split, --route) if it has copies")
+        sys.exit(f"--init_from {run}: a network of another shape ({trained['arch']}, "
+                 f"{trained['size']}); train with its --size, and with its --arch (or --split, "
+                 "--route) if it has copies")
     start_from(model, other.state_dict())
     print(f"starting from {run}/{file}")
     return same_network
