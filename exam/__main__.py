@@ -20,7 +20,7 @@ from exam.marks import table
 from systems.runs import latest_run, load_model, refuse_other_data
 from tools.device import find_device
 from tools.files import save_json
-from tools.flags import Help
+from tools.flags import Help, speak_plainly
 
 
 def main():
@@ -34,6 +34,7 @@ def main():
     p.add_argument("--data", help="where the data set of a run on your own pictures is now "
                                   "(default: where it was)")
     p.add_argument("--device", help="cpu | cuda | mps (default: what is there)")
+    speak_plainly()
     args = p.parse_args()
 
     # what is wrong is said at once, not after minutes of drawing

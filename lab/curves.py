@@ -13,7 +13,7 @@ from aia import correlation, distance
 from data import TASKS
 from systems.runs import latest_run
 from tools.curves import draw_curves
-from tools.flags import Help
+from tools.flags import Help, speak_plainly
 
 # ---------------------------------------------------------------------------------------------
 # runs, and several runs as one
@@ -152,6 +152,7 @@ def main():
                         "mean (default: the latest)")
     p.add_argument("--png", help="where the picture goes (default: interaction.png in the run, or "
                                  "out/interaction.png for several)")
+    speak_plainly()
     args = p.parse_args()
     groups = [names.split(",") for names in args.out or [latest_run()]]
     runs = [(title_of(folders), mean_run(folders)) for folders in groups]

@@ -15,7 +15,7 @@ from lab.speed import speed
 from sample import answer, draw
 from systems.runs import latest_run, load_model
 from tools.device import find_device
-from tools.flags import Help
+from tools.flags import Help, speak_plainly
 from tools.sheet import sheet
 from toy.judge import judge
 from toy.words import dense
@@ -113,6 +113,7 @@ def draw_prompts(args, prompts, model, enc, tok, meta, sampling):
 
 def main():
     """Draws, answers, both, or converses, as the flags say."""
+    speak_plainly()
     args = read_flags()
     folder = args.out or latest_run()
     print(f"run: {folder}", file=sys.stderr)

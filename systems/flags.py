@@ -13,7 +13,7 @@ from model import PRESETS, ROUTERS, SIZES
 from systems.dial import MATCH
 from systems.runs import latest_run, read_config
 from tools.device import find_device
-from tools.flags import Help
+from tools.flags import Help, speak_plainly
 from tools.processes import world
 
 STEPS = {"nano": 4800, "small": 4000, "base": 10000}
@@ -122,6 +122,7 @@ def read_flags():
                                 formatter_class=Help)
     add_dial(p)
     add_training(p)
+    speak_plainly()
     args = p.parse_args()
     args.branch = False  # whether it goes on from a run of the same architecture
     if args.resume:

@@ -3,12 +3,14 @@ tests/test_toy.py: the laws of the toy world, of the judge, and of data sets, al
 pictures.
 """
 import json
+import os
 import re
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 
 import data
 from data import load_dataset, make_row
@@ -18,7 +20,9 @@ from toy import build, own
 from toy.build import build_toy
 from toy.dataset import data_folder, new_dataset
 from toy.judge import judge, same_scene
-from toy.merges import learn_merges
+from toy.merges import learn_merges, merge
+from toy.own import read_picture
+from toy.records import Fault, Report, Talk, load_records, understand
 from toy.tokenizer import ceiling, save_tokenizer, train_image_tokenizer
 from toy.words import TAGS, caption, questions
 from toy.world import (COLORS, GROUND, HELD_OUT, SIZES, Object, make_scenes, relations, render,
@@ -206,6 +210,27 @@ def test_the_most_frequent_pair_becomes_a_token_first():
     assert tokens == ["ab", "abab", " abab"]
 
 
+def learned_slowly(texts, n_text):
+    """Byte pair encoding as one would first write it: all is counted anew for each token."""
+    words = [tuple(word.encode()) for text in texts for word in re.findall(data.PATTERN, text)]
+    tokens = [bytes([b]) for b in range(256)]
+    while len(tokens) < n_text:
+        counts = Counter(pair for ids in words for pair in zip(ids, ids[1:]))
+        if not counts:
+            break
+        best = max(counts, key=lambda pair: (counts[pair], tokens[pair[0]], tokens[pair[1]]))
+        words = [merge(ids, best, len(tokens)) for ids in words]
+        tokens.append(tokens[best[0]] + tokens[best[1]])
+    return [token.decode("latin-1") for token in tokens[256:]]
+
+
+def test_merges_are_those_of_counting_all_anew_each_time():
+    rng = np.random.default_rng(0)
+    for n_tokens in (3, 20, 80):
+        texts = ["".join(rng.choice(list("aab cé"), 40)) for _ in range(20)]
+        assert learn_merges(texts, 256 + n_tokens) == learned_slowly(texts, 256 + n_tokens)
+
+
 def test_any_text_survives_the_text_tokenizer_and_none_becomes_special(toy):
     n_text = 256 + len(toy.meta["merges"])
     for text in ("a red circle", "Ünïcödé 猫 🐈", "", "  two  spaces\n", "<|bos|> <|end|>"):
@@ -384,3 +409,158 @@ def test_what_cannot_be_built_is_refused_and_leaves_nothing(pictures):
     assert "not JSON" in run("data.py", "--json", file, *flags)
     assert "at least 1 is wanted" in run("data.py", "--n", 0, "--out", pictures / "other")
     assert not list(pictures.glob("other*"))
+
+
+# ---------------------------------------------------------------------------------------------
+# records as the field writes them
+
+
+def said(*texts, names=("human", "gpt"), keys=("from", "value")):
+    """Turns in some dialect."""
+    return [{keys[0]: names[i % 2], keys[1]: text} for i, text in enumerate(texts)]
+
+
+OPENAI = {"names": ("user", "assistant"), "keys": ("role", "content")}
+A_TALK = Talk("0.png", None, [("what?", "red")])
+A_DRAWING = Talk("0.png", "a cat", [])
+
+
+@pytest.mark.parametrize("record, talk", [
+    # LLaVA, InternVL
+    ({"image": "0.png", "conversations": said("<image>\nwhat?", "red")}, A_TALK),
+    ({"image": ["0.png"], "conversations": said("what?\n<image>", "red")}, A_TALK),
+    ({"image": "0.png", "conversations": said("a cat", "<image>")}, A_DRAWING),
+    ({"image": "0.png", "conversations": said("a cat", "Here it is: <image>")}, A_DRAWING),
+    # LLaMA-Factory
+    ({"images": ["0.png"], "messages": said("<image>what?", "red", **OPENAI)}, A_TALK),
+    ({"images": ["0.png"], "messages": [{"role": "system", "content": "be kind"},
+                                        *said("what?", "red", **OPENAI)]}, A_TALK),
+    # Qwen: pieces, and names in the text
+    ({"messages": said([{"type": "image", "image": "0.png"}, {"type": "text", "text": "what?"}],
+                       [{"type": "text", "text": "red"}], **OPENAI)}, A_TALK),
+    ({"conversations": said("Picture 1: <img>0.png</img>\nwhat?", "red",
+                            names=("user", "assistant"))},
+     Talk("0.png", None, [("Picture 1: \nwhat?", "red")])),
+    # a greeting before the first question, which LLaVA's reader drops
+    ({"image": "0.png", "conversations": [{"from": "gpt", "value": "hello"},
+                                          *said("what?", "red")]}, A_TALK)])
+def test_what_the_field_s_readers_take_is_taken(record, talk):
+    assert understand(record) == (talk, None)
+
+
+@pytest.mark.parametrize("record, kind, detail", [
+    ({"conversations": said("what?", "red")}, "has no picture", ""),
+    ({"images": [], "conversations": said("what?", "red")}, "has no picture", ""),
+    ({"images": ["a", "b"], "messages": said("what?", "red", **OPENAI)}, "several pictures",
+     "here are 2"),
+    ({"image": "x" * 266_000, "conversations": said("a", "b")}, "no file name", "266,002 char"),
+    ({"image": "a\0b", "conversations": said("a", "b")}, "no file name", "a\\x00b"),
+    ({"image": "0.png", "conversations": said("a", "b", "c")}, "in pairs", "human, gpt, human"),
+    ({"image": "0.png", "conversations": said("a", "b", names=("human", "tool"))},
+     "a turn is not", "tool"),
+    ({"image": "0.png", "conversations": said("a", "<image>", "b", "c")},
+     "one human and one gpt turn", "here are 4 turns"),
+    ({"image": "0.png", "conversations": said("a", "half \ud83d")}, "lone surrogate", "ud83d"),
+    ({"image": "0.png", "conversations": said("<image>", "b")}, "empty text", ""),
+    ({"image": "0.png", "conversations": "talk"}, "in pairs", "it is 'talk'")])
+def test_what_is_not_plain_is_skipped_and_the_reason_says_what_stands_there(record, kind, detail):
+    talk, fault = understand(record)
+    assert talk is None
+    assert kind in fault.kind
+    assert detail in fault.detail
+    assert len(fault.detail) < 200
+
+
+def test_a_line_may_be_a_record(tmp_path):
+    file = tmp_path / "pairs.jsonl"
+    records = [{"image": "0.png", "conversations": said("a", "b")}] * 3
+    file.write_text("\n".join(map(json.dumps, records)) + "\n\n")
+    assert load_records(file) == records
+    file.write_text(json.dumps(records[0]))
+    assert load_records(file) == records[:1]
+
+
+@pytest.mark.parametrize("text, why", [
+    ('{"a": 1}\n{"b"', "not JSON"), ("3", "holds a int"), ("[" * 100_000, "nested too deeply"),
+    ("", "not JSON"), ('{"a":\n 1}', "holds a dict")])
+def test_what_is_no_list_of_records_is_refused(tmp_path, text, why):
+    file = tmp_path / "pairs.json"
+    file.write_text(text)
+    with pytest.raises(SystemExit, match=why):
+        load_records(file)
+
+
+def test_a_reason_that_comes_often_is_said_a_few_times_and_kept_in_a_file(tmp_path, capsys):
+    report = Report()
+    for i in range(1000):
+        report.skip(i, {"image": f"{i}.png"}, Fault("has no picture"))
+    report.skip(1000, {"image": "\ud83d.png"}, Fault("no such file", "where?"))
+    report.close()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "record 0: '0.png': has no picture"
+    assert lines[-1] == "... and 997 more: has no picture"
+    assert len(lines) == 3 + 1 + 1
+    report.save(tmp_path / "skipped.txt")
+    assert len((tmp_path / "skipped.txt").read_text().splitlines()) == 1001
+
+
+# ---------------------------------------------------------------------------------------------
+# pictures of every kind
+
+
+def ramp():
+    """Grey from 0 to 255, (96, 96) uint8"""
+    return np.linspace(0, 255, 96).round().astype(np.uint8)[None].repeat(96, 0)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr",
+                                  "LAB", "HSV", "I", "F", "I;16", "La", "RGBa"])
+def test_a_picture_of_any_mode_looks_like_its_8_bit_twin(mode, monkeypatch, tmp_path):
+    grey = Image.fromarray(ramp())
+    if mode == "I;16":
+        picture = Image.fromarray(ramp().astype(np.uint16) * 257)
+    elif mode == "I":
+        picture = Image.fromarray(ramp().astype(np.int32) * 1000)
+    elif mode == "F":
+        picture = Image.fromarray(ramp().astype(np.float32) / 255)
+    elif mode in ("La", "RGBa"):
+        picture = grey.convert({"La": "LA", "RGBa": "RGBA"}[mode]).convert(mode)
+    elif mode == "LAB":
+        picture = Image.merge("LAB", (grey, *[Image.new("L", grey.size, 128)] * 2))
+    else:
+        picture = grey.convert("RGB").convert(mode)
+    assert picture.mode == mode
+    file = tmp_path / "x"
+    file.write_bytes(b"a file")
+    monkeypatch.setattr(Image, "open", lambda path: picture)
+    seen = read_picture(file, 48).astype(int)
+    grey.save(tmp_path / "twin.png")
+    monkeypatch.undo()
+    twin = read_picture(tmp_path / "twin.png", 48).astype(int)
+    close = {"1": 140, "P": 60, "PA": 60, "LAB": 25}.get(mode, 6)  # few colours, dithered
+    assert np.abs(seen - twin).max() <= close, mode
+    assert np.abs(seen.mean() - twin.mean()) < 8
+
+
+def test_a_large_jpeg_is_reduced_while_it_is_decoded(tmp_path, monkeypatch):
+    Image.fromarray(ramp()).resize((4000, 4000)).save(tmp_path / "large.jpg")
+    loaded = []
+    load = ImageFile.ImageFile.load
+
+    def load_and_note(self):
+        result = load(self)
+        loaded.append(self.size)
+        return result
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", load_and_note)
+    seen = read_picture(tmp_path / "large.jpg", 48)
+    assert max(loaded[0]) <= 600
+    assert seen[:, 0].mean() < 30 < 220 < seen[:, -1].mean()
+
+
+def test_what_is_no_file_is_never_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(ValueError, match="no file"):
+        read_picture(tmp_path / "pipe.png", 48)
+    with pytest.raises(ValueError, match=f"no such file: {tmp_path}"):
+        read_picture(tmp_path / "none.png", 48)

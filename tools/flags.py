@@ -1,7 +1,8 @@
 """
-tools/flags.py: how the commands' --help looks.
+tools/flags.py: how the commands' --help looks, and what they print where not all can be shown.
 """
 import argparse
+import sys
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -14,3 +15,13 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
         if action.default is None or action.default is False:
             return action.help
         return super()._get_help_string(action)
+
+
+def speak_plainly():
+    """
+    A character that the terminal cannot show, under LANG=C for example, is printed as an escape.
+    Otherwise the name of a file could end a command.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a test's has not
+            stream.reconfigure(errors="backslashreplace")

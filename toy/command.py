@@ -15,7 +15,7 @@ from pathlib import Path
 
 from data import ASSETS
 from tools.device import keep_freed_memory
-from tools.flags import Help
+from tools.flags import Help, speak_plainly
 from tools.processes import child, rank
 from toy.build import build_toy
 from toy.own import build_real
@@ -28,6 +28,7 @@ def main():
     Makes what the flags ask for. A folder that holds anything is refused and never written over;
     only the image tokenizer in assets/ is replaced, once the new one is whole.
     """
+    speak_plainly()
     args = read_flags()
     keep_freed_memory()  # arrays come and go: to ask the system for each anew takes time
     signal.signal(signal.SIGINT, stop)

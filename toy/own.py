@@ -1,16 +1,10 @@
 """
 toy/own.py: your own pictures as a data set (python data.py --json PAIRS --images FOLDER).
 
-The records are LLaVA-style JSON, a list of
-
-    {"image": "cat.jpg", "conversations": [{"from": "human", "value": "what is on the sofa?"},
-                                           {"from": "gpt", "value": "a cat"}]}
-
-A gpt turn of "<image>" makes a picture to generate from the human's words; anything else is a
-talk to understand, of one or more turns. Records that cannot be used are reported and skipped.
-Stands on data.py, toy/dataset.py and toy/tokenizer.py.
+Records are read by toy/records.py. A gpt turn with "<image>" makes a picture to generate from the
+human's words; anything else is a talk to understand, of one or more turns. Records that cannot be
+used are reported and skipped. Stands on data.py, toy/dataset.py and toy/tokenizer.py.
 """
-import json
 import sys
 import warnings
 from collections import namedtuple
@@ -24,6 +18,7 @@ from tqdm import tqdm
 from data import TARGET, TASKS, encoding_of, make_row
 from toy.dataset import data_folder, finish_dataset, new_dataset, write_rows
 from toy.merges import learn_merges
+from toy.records import Fault, Report, load_records, understand
 from toy.tokenizer import train_image_tokenizer
 from toy.world import CANVAS
 
@@ -46,7 +41,7 @@ def build_real(file, images, out, size="nano", seed=0, steps=3000):
     records = load_records(file)
     out = data_folder(out)
     canvas = CANVAS[size]
-    pictures, pairs = read_pairs(records, images, canvas)
+    pictures, pairs, report = read_pairs(records, images, canvas)
     print(f"{file}: {len(pairs)} of {len(records)} records are usable, "
           f"{len(records) - len(pairs)} skipped; {len(pictures)} pictures")
     if not pairs:
@@ -55,18 +50,21 @@ def build_real(file, images, out, size="nano", seed=0, steps=3000):
 
     # both tokenizers learn from what is there
     pictures = np.stack(pictures)                            # (N, canvas, canvas, 3) uint8
-    tok = train_image_tokenizer(pictures, steps, canvas // 8, seed=seed)
-    codes = tok.encode(pictures).numpy()                     # (N, n_image)
     merges = learn_merges(texts_of(pairs), 1024)
     enc = encoding_of({"merges": merges})
-
-    # rows, some of them held out for validation
     held_out = choose_held_out(len(pictures), seed)
-    rows, n_cut = make_rows(pairs, codes, enc, held_out)
-    longest = codes.shape[1] + ROOM
+    n_image = 8 * 8
+    longest = n_image + ROOM
+    no_codes = np.zeros((len(pictures), n_image), int)       # what is said before minutes go by
+    rows, _ = make_rows(pairs, no_codes, enc, held_out)
     if not any(rows["train", task] for task in TASKS):
         sys.exit(f"{file}: no usable record; the questions are longer than the {longest} tokens "
                  "that a row holds, and leave no room for an answer")
+    tok = train_image_tokenizer(pictures, steps, canvas // 8, seed=seed)
+    codes = tok.encode(pictures).numpy()                     # (N, n_image)
+
+    # rows, some of them held out for validation
+    rows, n_cut = make_rows(pairs, codes, enc, held_out)
     validate_on_something(rows)
 
     sizes = sizes_of(rows)
@@ -80,8 +78,11 @@ def build_real(file, images, out, size="nano", seed=0, steps=3000):
             pad = enc._special_tokens["<|pad|>"]
             write_rows(part, split, task, 0, ids_and_roles, pad, pixels)
         about = {"kind": "real", "seed": seed, "canvas": canvas, "n_image": codes.shape[1]}
+        report.save(part / "skipped.txt")
         finish_dataset(part, out, about, merges, tok, sizes)
 
+    if report.lines:
+        print(f"{out / 'skipped.txt'}: why records were skipped, all {len(report.lines):,}")
     if n_cut:
         print(f"{n_cut} texts were longer than the {longest} tokens that a row holds and were "
               "cut, or left out where no answer remained")
@@ -97,89 +98,32 @@ def build_real(file, images, out, size="nano", seed=0, steps=3000):
 # -------------------------------------------------------------------------------------------------
 # reading
 
-def load_records(file):
-    """The list in a JSON file. Exits with one line if there is none."""
-    try:
-        records = json.loads(Path(file).read_text("utf-8-sig"))
-    except FileNotFoundError:
-        sys.exit(f"{file}: no such file; --json names a LLaVA-style list of records")
-    except (ValueError, OSError) as e:
-        sys.exit(f"{file}: not JSON ({e})")
-    if not isinstance(records, list):
-        sys.exit(f"{file}: holds a {type(records).__name__}, not a list of records")
-    return records
-
-
 def read_pairs(records, images, canvas):
-    """Every picture once, [(canvas, canvas, 3) uint8], and [Pair]. Reports what it skips."""
+    """
+    Every picture once, [(canvas, canvas, 3) uint8]; [Pair]; and a Report of what is skipped, which
+    it prints.
+    """
     pictures = []
     pairs = []
+    report = Report()
     number_of = {}  # a picture's number, by its path
     for i, record in enumerate(tqdm(records, desc="reading pictures")):
-        fault = fault_of(record)
-        if fault is not None:
-            report(i, record, fault)
+        talk, fault = understand(record)
+        if fault:
+            report.skip(i, record, fault)
             continue
-        path = Path(images) / record["image"]
+        path = Path(images) / talk.image
         if path not in number_of:
             try:
                 pictures.append(read_picture(path, canvas))
             except ValueError as e:
-                report(i, record, e)
+                kind, _, detail = str(e).partition(": ")
+                report.skip(i, record, Fault(kind, detail))
                 continue
             number_of[path] = len(pictures) - 1
-        prompt, turns = read_talk(record["conversations"])
-        pairs.append(Pair(number_of[path], prompt, turns))
-    return pictures, pairs
-
-
-def report(number, record, fault):
-    """Prints, above the progress bar, why a record is skipped."""
-    what = record.get("image", "") if isinstance(record, dict) else record
-    tqdm.write(f"record {number}: {repr(what)[:40]}: {fault}")
-
-
-def fault_of(record):
-    """Why a record cannot be used; None if it can."""
-    if not isinstance(record, dict):
-        return f"is a {type(record).__name__}, not an object"
-    image = record.get("image")
-    talk = record.get("conversations")
-    if not isinstance(image, str) or not image:
-        return "'image' is no file name"
-    if not isinstance(talk, list) or not talk or len(talk) % 2 == 1:
-        return "'conversations' is no list of human and gpt turns in pairs"
-    for i, turn in enumerate(talk):
-        who = ("human", "gpt")[i % 2]
-        if not is_turn(turn, who):
-            return f"a turn is not {{'from': '{who}', 'value': text}}"
-    asked, told = texts_in(talk)
-    if not all(asked + told):
-        return "a turn has an empty text"
-    if "<image>" in told and len(talk) > 2:
-        return "a generation pair has one human and one gpt turn"
-    return None
-
-
-def is_turn(turn, who):
-    if not isinstance(turn, dict):
-        return False
-    return turn.get("from") == who and isinstance(turn.get("value"), str)
-
-
-def texts_in(talk):
-    """What the human says, without the mark of the picture, and what gpt says: two lists."""
-    asked = [turn["value"].replace("<image>", "").strip() for turn in talk[::2]]
-    told = [turn["value"].strip() for turn in talk[1::2]]
-    return asked, told
-
-
-def read_talk(talk):
-    """A faultless talk -> a prompt and no turns, or None and [(question, answer)]."""
-    asked, told = texts_in(talk)
-    if told == ["<image>"]:
-        return asked[0], []
-    return None, list(zip(asked, told))
+        pairs.append(Pair(number_of[path], talk.prompt, talk.turns))
+    report.close()
+    return pictures, pairs, report
 
 
 def read_picture(path, canvas):
@@ -187,13 +131,19 @@ def read_picture(path, canvas):
     The centre square of a picture in any format that Pillow reads, reduced: (canvas, canvas, 3)
     uint8. What is transparent becomes white. Raises ValueError with the reason if it is unusable.
     """
+    path = Path(path)
+    if path.exists() and not path.is_file():  # a folder, or something that is read for ever
+        raise ValueError("no file")
     try:
         with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
             picture = Image.open(path)
             refuse_huge(picture)
-            picture = ImageOps.exif_transpose(picture).convert("RGBA")
+            if max(picture.size) > 2000:  # what can be is reduced while it is decoded
+                picture.draft("RGB", (2 * canvas, 2 * canvas))
+            picture = ImageOps.exif_transpose(picture)
+            picture = in_eight_bits(picture).convert("RGBA")
     except FileNotFoundError:
-        raise ValueError("no such file")
+        raise ValueError(f"no such file: {path}")
     except UnidentifiedImageError:
         raise ValueError("no picture that Pillow can read")
     except Image.DecompressionBombError:
@@ -213,6 +163,26 @@ def refuse_huge(picture):
     if max(width, height) > 10_000:
         raise ValueError(f"picture of {width} x {height} pixels, more than 10,000 a side; "
                          "reduce it first")
+
+
+def in_eight_bits(picture):
+    """
+    A picture in a mode that Pillow converts as one would expect. Grey of 16 or 32 bits, or in
+    floating point (depth, X-ray), is spread over its own range: Pillow would cut it at 255.
+    """
+    if picture.mode in ("LAB", "HSV"):
+        return picture.convert("RGB")
+    if picture.mode == "La":  # grey that is multiplied by how opaque it is
+        return picture.convert("LA")
+    if picture.mode not in ("I", "F") and not picture.mode.startswith("I;16"):
+        return picture
+    grey = np.asarray(picture).astype(float)
+    known = grey[np.isfinite(grey)]
+    if len(known) == 0:
+        raise ValueError("picture without a single number in it")
+    low, high = known.min(), known.max()
+    spread = (np.nan_to_num(grey, nan=low) - low) / max(high - low, 1e-12)
+    return Image.fromarray((spread.clip(0, 1) * 255).round().astype(np.uint8))
 
 
 def texts_of(pairs):
