@@ -355,6 +355,10 @@ def to_batch(ids, roles, first_image, n_codes, n_image, route=None, pixels=None,
 # arrays as SPLIT_TASK_ARRAY.npy. The pixels are for networks that see them (see model.PRESETS).
 
 ARRAYS = {"generate": ("ids", "roles"), "understand": ("ids", "roles", "pixels")}
+FILES = [f"{split}_{task}_{array}.npy" for split in ("train", "val") for task in TASKS
+         for array in ARRAYS[task]]
+META = ("kind", "canvas", "n_image", "block_size", "vocab_size", "first_image", "merges",
+        "files")
 
 
 def checksum(file):
@@ -373,16 +377,23 @@ def load_dataset(folder):
     except FileNotFoundError:
         sys.exit(f"{folder}: no data set here (no meta.json); "
                  f"make one with: python data.py --out {folder}")
-    except ValueError as e:
+    except (ValueError, RecursionError, OSError) as e:
         sys.exit(f"{folder}/meta.json: not JSON ({e}); "
                  "remove the folder and make the data set again")
-    if meta.get("version") != VERSION:
-        sys.exit(f"{folder}: a data set of version {meta.get('version')}, this code reads "
-                 f"{VERSION}; remove the folder and make it again")
+    version = meta.get("version") if isinstance(meta, dict) else None
+    if version != VERSION:
+        sys.exit(f"{folder}: a data set of version {version}, this code reads {VERSION}; "
+                 "remove the folder and make it again")
+    lacks = [name for name in META if name not in meta]
+    if lacks:
+        sys.exit(f"{folder}/meta.json: has no {lacks[0]}; "
+                 "remove the folder and make the data set again")
     for name, about in meta["files"].items():
         file = folder / name
         wrong = None
-        if not file.exists():
+        if name not in FILES:
+            wrong = "is no file of a data set"
+        elif not file.is_file():
             wrong = "is missing"
         elif checksum(file) != about["sha256"]:
             wrong = "differs from its checksum"

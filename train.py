@@ -17,7 +17,6 @@ and AIA acts. The file is read as it runs. Its flags are in systems/flags.py.
 What several processes and shards take is behind functions of tools/processes.py, which do nothing
 where there is nothing to do.
 """
-import os
 import shutil
 import signal
 import sys
@@ -40,12 +39,13 @@ from sample import draw
 from systems import build
 from systems.dial import cost, with_flags
 from systems.flags import phase_begins, read_flags, rows_a_step, stages_of, turned
-from systems.runs import VERSION, load_model, next_command, read_config, refuse_other_data
+from systems.runs import (VERSION, load_checkpoint, load_model, next_command, read_config,
+                          refuse_other_data)
 from systems.start import begin_with, stage_at, trains
 from tools import processes
 from tools.curves import draw_curves
 from tools.device import compile_layers, describe, keep_freed_memory, peak_flops, set_products
-from tools.files import save_json
+from tools.files import lock, save_json, save_state
 from tools.log import Log
 from tools.muon import optimizers
 from tools.processes import rank, world
@@ -264,9 +264,12 @@ def evaluate_and_save(step):
     and a line in the log. Returns the losses.
     """
     losses, curves, pictures = evaluate(1000 if step == args.steps else 250)
+    refuse_nan(step, losses)
     distance = aia.distance(curves, reference)
     phase = phase_at(step)
     history.append({"step": step, "phase": phase, **curves, "val": losses})
+    log.record(step=step, phase=phase, **named("val", losses), **named("distance", distance))
+    log.flush()  # before the checkpoint that counts its lines
     save("ckpt.pt", opts=[opt.state_dict() for opt in opts], step=step, history=history[:-1],
          minutes=minutes + meter.minutes())
     if rank == 0:
@@ -275,8 +278,6 @@ def evaluate_and_save(step):
         draw_curves([(out.name, run)], out / "interaction.png")
         if pictures is not None:
             sheet(pictures, prompts, out / "samples.png")
-    log.record(step=step, phase=phase, **named("val", losses), **named("distance", distance))
-    log.flush()
     line = f"step {step}: validation loss {spoken(losses)}"
     if distance:
         line += f";  distance to the reference {spoken(distance)}"
@@ -297,8 +298,14 @@ def save(name, **more):
     """The weights, and more that belongs to them, in a file that is whole or not there."""
     state = processes.whole({"model": dict(model.state_dict()), **more})
     if rank == 0:
-        torch.save(state, out / f"{name}.part")
-        os.replace(out / f"{name}.part", out / name)
+        save_state(out / name, state, keep="ckpt-before.pt" if name == "ckpt.pt" else None)
+
+
+def refuse_nan(step, losses):
+    """A run that diverged ends, and what it saved before stays."""
+    if not np.isfinite(list(losses.values())).all():
+        sys.exit(f"step {step}: the loss is no number any more; the last checkpoint in {out} is "
+                 "from before. Train anew with a lower --lr, or in --dtype float32")
 
 
 # ---------------------------------------------------------------------------------------------
@@ -311,9 +318,7 @@ columns = ["step", "phase", "lr"]
 for word in ("loss", "aia", "val", "distance", *(["load"] if config.routed() else [])):
     columns += [f"{word}_{task}" for task in TASKS]
 if args.resume:
-    saved = torch.load(out / "ckpt.pt", map_location=device, weights_only=True)
-    if "opts" not in saved:
-        sys.exit(f"{out}: this run is finished; score it with: python -m exam {out}")
+    saved = load_checkpoint(out, device)
     first_step = saved["step"]
     history = saved["history"]
     minutes = saved["minutes"]
@@ -321,13 +326,12 @@ if args.resume:
     for opt, state in zip(opts, saved["opts"]):
         processes.load_optimizer(opt, state)
 elif rank == 0:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        sys.exit(f"--out {out}: cannot be made ({e.strerror}); name another folder")
+    out.mkdir(parents=True, exist_ok=True)
     save_json(out / "config.json", {"version": VERSION, "model": asdict(config),
                                     "train": vars(args), "data": data.meta})
     shutil.copyfile(data.folder / "tokenizer.pt", out / "tokenizer.pt")
+if rank == 0 and not lock(out):
+    sys.exit(f"--out {out}: another process trains there; wait for it, or name another folder")
 log = Log(out / "log.csv", columns, resume_at=first_step if args.resume else None)
 
 stage = None
@@ -412,6 +416,7 @@ for step in range(first_step, args.steps + 1):
     if (step - begin * phase) % 20 == 0:
         mean = processes.mean(torch.stack(list(losses.values())))
         losses = dict(zip(losses, mean.tolist()))
+        refuse_nan(step, losses)
         loads = {name: " ".join(f"{x:.2f}" for x in load.tolist()) for name, load in loads.items()}
         log.record(step=step, phase=phase, lr=lr * args.lr, **losses, **loads)
         shown = {name: f"{value:.3f}" for name, value in losses.items()}

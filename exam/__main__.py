@@ -7,9 +7,7 @@ exam/__main__.py: the exam's command, at the end of this folder.
 Prints a table a benchmark. Leaves scores.json, mistakes.png and the benchmarks' files in the run's
 folder; what else scores.json held, as the losses that train.py wrote, stays in it.
 """
-import argparse
 import json
-import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,16 +17,15 @@ from exam import examine
 from exam.marks import table
 from systems.runs import latest_run, load_model, refuse_other_data
 from tools.device import find_device
-from tools.files import save_json
-from tools.flags import Help, speak_plainly
+from tools.files import refuse_unwritable, save_json
+from tools.flags import Parser, speak_plainly
 
 
 def main():
-    p = argparse.ArgumentParser(
+    p = Parser(
         prog="python -m exam",
         description="Scores a run by the toy benchmarks: a table, and in the run's folder "
-                    "scores.json, mistakes.png and the benchmarks' files.",
-        formatter_class=Help)
+                    "scores.json, mistakes.png and the benchmarks' files.")
     p.add_argument("out", nargs="?", help="folder of the run (default: the latest under out/)")
     p.add_argument("--cfg", type=float, default=2., help="classifier-free guidance; 1 is none")
     p.add_argument("--data", help="where the data set of a run on your own pictures is now "
@@ -45,8 +42,7 @@ def main():
     device = find_device(args.device)
     model, config = load_model(folder, device)
     tok = load_tokenizer(folder / "tokenizer.pt", device)
-    if not os.access(folder, os.W_OK):
-        sys.exit(f"{folder}: cannot be written to, and the scores go there; copy the run elsewhere")
+    refuse_unwritable("run", folder)
     file = folder / "scores.json"
     scores = read_scores(file)
     data = data_of(config, folder, args.data)

@@ -32,7 +32,7 @@ from systems.dial import cost
 from tools.device import (describe, find_device, gpu_name, keep_freed_memory, peak_flops,
                           set_products)
 from tools.files import save_json
-from tools.flags import Help
+from tools.flags import Parser
 from tools.muon import optimizers
 from tools.timing import by_turns
 
@@ -222,11 +222,10 @@ def written(value):
 
 def read_flags():
     """The flags, with what the machine decides where they say nothing."""
-    p = argparse.ArgumentParser(
+    p = Parser(
         prog="python -m lab.bench",
         description="What AIA costs, and the speed beside a plain decoder's; writes "
-                    "results/bench.json.",
-        formatter_class=Help)
+                    "results/bench.json.")
     p.add_argument("--size", choices=SIZES,
                    help="shape of the network (default: nano without a GPU, else small)")
     p.add_argument("--aia_every", type=int, default=4, help="AIA acts on every N-th step")

@@ -12,6 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from sample import answer, draw, talk_row
+from tools.flags import printable
 from toy.own import read_picture
 
 HELP = ("a sentence draws; ?question asks about the last picture; !file.png loads one; "
@@ -22,7 +23,7 @@ ROOM = 21  # tokens of the context that are kept free for an answer
 class Conversation:
     """The picture that is talked about, and what was said about it."""
 
-    def __init__(self, folder, model, enc, tok, canvas, seed, sampling):
+    def __init__(self, folder, model, enc, tok, canvas, seed, sampling, task):
         self.folder = Path(folder) / "talk"  # where drawn pictures go
         self.model = model
         self.enc = enc
@@ -30,6 +31,7 @@ class Conversation:
         self.canvas = canvas
         self.seed = seed
         self.sampling = sampling
+        self.task = task    # what the network was trained for
         self.n_drawn = len(list(self.folder.glob("*.png")))
         self.codes = None   # (1, n_image)
         self.pixels = None  # (1, S, S, 3), if there are any
@@ -37,6 +39,7 @@ class Conversation:
 
     def draw(self, prompt):
         """A new picture, of which nothing has been said yet. Raises ValueError if it cannot be."""
+        self.refuse("understand", "it cannot draw; load a picture with !file.png")
         check_prompt(prompt, self.enc, self.model)
         self.codes = draw(self.model, self.enc, [prompt], seed=self.seed + self.n_drawn,
                           **self.sampling)
@@ -59,6 +62,7 @@ class Conversation:
 
     def ask(self, question):
         """Answers, remembering what was said before. Raises ValueError if there is no picture."""
+        self.refuse("generate", "it cannot answer; write a sentence, and it draws")
         if self.codes is None:
             raise ValueError("there is no picture yet; draw one with a sentence, "
                              "or load one with !file.png")
@@ -71,6 +75,10 @@ class Conversation:
         self.talk = talk[:-1] + [(question, said)]
         print(said)
 
+    def refuse(self, task, why):
+        if self.task == task:
+            raise ValueError(f"this network was trained with --task {task}: {why}")
+
     def as_fits(self, talk):
         """A dialogue without its oldest turns, as many as the context is too short for."""
         longest = self.model.config.block_size - ROOM
@@ -82,9 +90,9 @@ class Conversation:
         return talk
 
 
-def converse(folder, model, enc, tok, canvas, seed, sampling):
+def converse(folder, model, enc, tok, canvas, seed, sampling, task="both"):
     """Takes lines from standard input until its end. sampling: flags for sample.draw()"""
-    conversation = Conversation(folder, model, enc, tok, canvas, seed, sampling)
+    conversation = Conversation(folder, model, enc, tok, canvas, seed, sampling, task)
     print(HELP)
     while True:
         try:
@@ -103,7 +111,7 @@ def converse(folder, model, enc, tok, canvas, seed, sampling):
             print()
             return
         except (ValueError, OSError) as e:
-            print(f"{line or 'the prompt'}: {e}")
+            print(f"{printable(line) or 'the prompt'}: {e}")
 
 
 def show(picture):

@@ -6,7 +6,6 @@ lab/cost.py: the presets and what each costs: parameters, FLOPs, step time on th
 
 README.md tells how to read the table.
 """
-import argparse
 from functools import partial
 from statistics import median
 
@@ -17,7 +16,7 @@ from model import PRESETS, SIZES, Config
 from systems import build
 from systems.dial import MATCH, cost, example, with_flags
 from tools.device import find_device, keep_freed_memory, set_products
-from tools.flags import Help
+from tools.flags import Parser
 from tools.muon import optimizers
 from tools.timing import by_turns
 from toy.world import CANVAS
@@ -56,10 +55,9 @@ def main():
 
 
 def read_flags():
-    p = argparse.ArgumentParser(
+    p = Parser(
         prog="python -m lab.cost",
-        description="The presets and what each costs: parameters, FLOPs, step time here, cache.",
-        formatter_class=Help)
+        description="The presets and what each costs: parameters, FLOPs, step time here, cache.")
     p.add_argument("--size", choices=SIZES, default="nano", help="shape of the network")
     p.add_argument("--match", choices=MATCH,
                    help="scale each width so that FLOPs a token, active or all parameters come "

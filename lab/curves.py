@@ -1,7 +1,6 @@
 """
 lab/curves.py: the command `python aia.py`: the curves of runs, as a table and as one picture.
 """
-import argparse
 import json
 import os
 import sys
@@ -13,7 +12,7 @@ from aia import correlation, distance
 from data import TASKS
 from systems.runs import latest_run
 from tools.curves import draw_curves
-from tools.flags import Help, speak_plainly
+from tools.flags import Parser, speak_plainly
 
 # ---------------------------------------------------------------------------------------------
 # runs, and several runs as one
@@ -144,9 +143,8 @@ def summary(then, reference):
 
 def main():
     """Prints a table a run, or a group of runs, and draws all of them side by side."""
-    p = argparse.ArgumentParser(
-        prog="aia.py", description="The interaction curves of runs: a table and one picture.",
-        formatter_class=Help)
+    p = Parser(
+        prog="aia.py", description="The interaction curves of runs: a table and one picture.")
     p.add_argument("out", nargs="*",
                    help="folders of runs; those joined by commas are seeds of one, shown as their "
                         "mean (default: the latest)")

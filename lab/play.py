@@ -2,7 +2,6 @@
 lab/play.py: the command `python sample.py`. It draws prompts, answers a question about a picture,
 or opens a conversation (lab/conversation.py).
 """
-import argparse
 import sys
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from lab.speed import speed
 from sample import answer, draw
 from systems.runs import latest_run, load_model
 from tools.device import find_device
-from tools.flags import Help, speak_plainly
+from tools.flags import Parser, printable, speak_plainly
 from tools.sheet import sheet
 from toy.judge import judge
 from toy.words import dense
@@ -23,9 +22,8 @@ from toy.words import dense
 
 def read_flags():
     """The flags. What is wrong with them is said before a network is loaded."""
-    p = argparse.ArgumentParser(
-        description="Draw or answer. Without --prompt and --ask: a conversation.",
-        formatter_class=Help)
+    p = Parser(
+        description="Draw or answer. Without --prompt and --ask: a conversation.")
     add = p.add_argument
     add("out", nargs="?", help="folder of the run (default: the latest under out/)")
     add("--prompt", action="append", default=[], help="draw this; may be repeated")
@@ -53,6 +51,8 @@ def read_flags():
     if (args.image is None) != (args.ask is None):
         sys.exit("--image and --ask go together: a picture, and a question about it")
     infinite = float("inf")
+    if not 0 <= args.seed < 2**31:
+        sys.exit(f"--seed {args.seed}: wanted is a number from 0 to {2**31 - 1:,}")
     fine = (args.n >= 1 and 0 <= args.temperature < infinite and args.top_k >= 0
             and 0 < args.top_p <= 1 and 0 <= args.cfg < infinite)
     if not fine:
@@ -102,7 +102,7 @@ def draw_prompts(args, prompts, model, enc, tok, meta, sampling):
                     Image.fromarray(picture).save(png.parent / name)
             if meta["kind"] == "toy" and alone:
                 for prompt, scene in zip(part, judge(pictures)):
-                    print(f"  {prompt}: the judge sees {dense(scene) or 'nothing'}")
+                    print(f"  {printable(prompt)}: the judge sees {dense(scene) or 'nothing'}")
         sheet(shown, texts[:len(shown)], png, columns=min(8, max(args.n, 4)))
     except (OSError, ValueError) as e:
         flag = "--folder" if args.prompts else "--png"
@@ -147,4 +147,4 @@ def main():
     if args.speed:
         speed(model, enc, tok, meta, trained_on)
     if not (prompts or args.ask is not None or args.speed):
-        converse(folder, model, enc, tok, meta["canvas"], args.seed, sampling)
+        converse(folder, model, enc, tok, meta["canvas"], args.seed, sampling, trained_on)

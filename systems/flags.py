@@ -13,7 +13,8 @@ from model import PRESETS, ROUTERS, SIZES
 from systems.dial import MATCH
 from systems.runs import latest_run, read_config
 from tools.device import find_device
-from tools.flags import Help, speak_plainly
+from tools.files import refuse_unwritable
+from tools.flags import Parser, speak_plainly
 from tools.processes import world
 
 STEPS = {"nano": 4800, "small": 4000, "base": 10000}
@@ -118,8 +119,7 @@ def add_training(parser):
 
 def read_flags():
     """The flags as an argparse.Namespace. Exits with one line if there is something wrong."""
-    p = argparse.ArgumentParser(description="Train one network to draw and to see.",
-                                formatter_class=Help)
+    p = Parser(description="Train one network to draw and to see.")
     add_dial(p)
     add_training(p)
     speak_plainly()
@@ -172,6 +172,8 @@ def check_numbers(args):
             sys.exit(f"--{name} {value}: wanted is a share from 0 to 1")
         if not least <= value < float("inf"):
             sys.exit(f"--{name} {value}: wanted is at least {least}")
+        if value >= 2**63:  # more than torch and numpy can count
+            sys.exit(f"--{name} {value}: wanted is less than {2**63:,}")
 
 
 def fill_in(args):
@@ -220,6 +222,8 @@ def turned(args):
 def check_out(args):
     """A new run needs a folder without one."""
     out = Path(args.out)
+    if not out.exists():
+        refuse_unwritable("--out", out)
     if out.exists() and not out.is_dir():
         sys.exit(f"--out {out}: holds something else already, which would be lost; "
                  "name another folder, or remove it")

@@ -6,11 +6,10 @@ import json
 import sys
 from pathlib import Path
 
-import torch
-
 from data import checksum
 from model import Config
 from systems import build
+from tools.files import first_line, load_state
 
 VERSION = 3  # of what weights mean: a run of another version is refused, never misread
 
@@ -32,12 +31,32 @@ def read_config(folder):
                  f"train one: python train.py --out {folder}")
     try:
         config = json.loads(file.read_text())
-    except ValueError as e:
-        sys.exit(f"{file}: is damaged ({e}); train the run again")
-    version = config.get("version")
+    except (ValueError, RecursionError, OSError) as e:
+        sys.exit(f"{file}: is damaged ({first_line(e)}); train the run again")
+    version = config.get("version") if isinstance(config, dict) else None
     if version != VERSION:
         sys.exit(f"{folder}: a run of version {version}, this code reads {VERSION}; train it again")
+    wrong = what_is_wrong(config)
+    if wrong:
+        sys.exit(f"{file}: is damaged ({wrong}); train the run again")
     return config
+
+
+def what_is_wrong(config):
+    """Why a config is none of a run's, or one of a network that fills any memory; or None."""
+    wanted = {"model": ("n_layer", "n_embd", "vocab_size"), "train": ("task", "data", "arch", "size"),
+              "data": ("merges", "kind", "canvas", "files")}
+    for part, names in wanted.items():
+        if not isinstance(config.get(part), dict):
+            return f"it has no {part}"
+        missing = [name for name in names if name not in config[part]]
+        if missing:
+            return f"its {part} has no {missing[0]}"
+    model = config["model"]
+    sizes = [value for value in model.values() if isinstance(value, int)]
+    if max(sizes) > 1e6 or model["n_layer"] * model["n_embd"] ** 2 > 1e10:
+        return "its network has more weights than any machine holds"
+    return None
 
 
 def load_model(folder, device="cpu", file="ckpt.pt"):
@@ -52,12 +71,30 @@ def load_model(folder, device="cpu", file="ckpt.pt"):
                  f"train one: python train.py --out {folder}")
     try:
         model = build(Config(**config["model"])).to(device)
-        saved = torch.load(folder / file, map_location=device, weights_only=True)
-        model.load_state_dict(saved["model"])
+        model.load_state_dict(load_state(folder / file, device)["model"])
     except Exception as e:  # a damaged file may trip torch anywhere
         reason = " ".join(str(e).split())[:100]
         sys.exit(f"{folder}: {file} or config.json is damaged ({reason}); train it again")
     return model.eval(), config
+
+
+def load_checkpoint(folder, device):
+    """
+    What --resume goes on from: the newest checkpoint of a run, or the one before if that is damaged.
+    """
+    for name in ("ckpt.pt", "ckpt-before.pt"):
+        file = Path(folder) / name
+        if not file.exists():
+            continue
+        try:
+            saved = load_state(file, device)
+        except ValueError as e:
+            print(f"{file}: is damaged ({e}); going on from the checkpoint before")
+            continue
+        if "opts" not in saved:
+            sys.exit(f"{folder}: this run is finished; score it with: python -m exam {folder}")
+        return saved
+    sys.exit(f"{folder}: no checkpoint that can be read; train the run again")
 
 
 def refuse_other_data(folder, config, data, flag, rows=False):

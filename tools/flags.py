@@ -5,6 +5,23 @@ import argparse
 import sys
 
 
+class Parser(argparse.ArgumentParser):
+    """
+    A command's flags. --step is not taken for --steps, and no value may be empty: either would be
+    something else than was meant.
+    """
+
+    def __init__(self, **about):
+        super().__init__(formatter_class=Help, allow_abbrev=False, **about)
+
+    def parse_args(self, words=None):
+        args = super().parse_args(words)
+        for name, value in vars(args).items():
+            if value == "":
+                sys.exit(f"--{name}: is empty; leave it out, or say what is meant")
+        return args
+
+
 class Help(argparse.ArgumentDefaultsHelpFormatter):
     """
     --help that adds its default to a flag's line, but only where there is one to tell. The
@@ -25,3 +42,8 @@ def speak_plainly():
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a test's has not
             stream.reconfigure(errors="backslashreplace")
+
+
+def printable(text):
+    """A text that somebody typed, with escapes for what would move a terminal's cursor."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

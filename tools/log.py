@@ -15,16 +15,13 @@ class Log:
     """
 
     def __init__(self, path, columns, resume_at=None):
-        lines = [columns]
-        if resume_at is not None:
-            with open(path, newline="") as f:
-                _, *old = csv.reader(f)
-            lines += [line for line in old if int(line[0]) < resume_at]
         self.columns = columns
-        self.file = open(os.devnull if rank > 0 else path, "w", newline="")
+        if rank > 0:
+            path = os.devnull
+        else:
+            write_anew(path, columns, resume_at)
+        self.file = open(path, "a", newline="")
         self.writer = csv.writer(self.file)
-        self.writer.writerows(lines)
-        self.file.flush()
 
     def record(self, **values):
         """A line. What is not given stays empty; numbers have six digits."""
@@ -39,3 +36,19 @@ class Log:
 
     def close(self):
         self.file.close()
+
+
+def write_anew(path, columns, resume_at):
+    """The columns and the lines that stay, in a file that takes the old one's place when whole."""
+    lines = [columns]
+    if resume_at is not None and os.path.exists(path):
+        with open(path, newline="") as f:
+            old = list(csv.reader(f))
+        for line in old[1:]:
+            # a line that a kill cut short is done anew
+            if len(line) == len(columns) and line[0].isdigit() and int(line[0]) < resume_at:
+                lines.append(line)
+    part = f"{path}.part"
+    with open(part, "w", newline="") as f:
+        csv.writer(f).writerows(lines)
+    os.replace(part, path)

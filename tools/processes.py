@@ -13,6 +13,7 @@ in one of two ways:
 Alone, every function here does nothing, or returns what it was given, so train.py need not ask.
 What only shards need is imported late, as it takes half as long as all the rest of torch.
 """
+import ctypes
 import os
 import signal
 import subprocess
@@ -190,10 +191,19 @@ def child(file, *flags, quiet=False):
     """
     output = subprocess.DEVNULL if quiet else None
     before = signal.signal(signal.SIGINT, wait_for_child)
-    status = subprocess.run([sys.executable, str(file), *flags], stdout=output).returncode
+    command = [sys.executable, str(file), *flags]
+    die = die_with_parent if sys.platform == "linux" else None
+    status = subprocess.run(command, stdout=output, preexec_fn=die).returncode
     signal.signal(signal.SIGINT, before)
     return status
 
 
 def wait_for_child(signal_number, frame):
     pass
+
+
+def die_with_parent():
+    """On Linux a process ends when the one that started it does, however that came to its end."""
+    if sys.platform == "linux":
+        PR_SET_PDEATHSIG = 1
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

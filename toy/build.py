@@ -7,7 +7,10 @@ in which order does not matter, as each piece knows its rows. Meanwhile the next
 Stands on data.py, tools/ and the rest of toy/.
 """
 import signal
+import sys
 from collections import namedtuple
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
 from functools import partial
 from itertools import product
@@ -19,6 +22,7 @@ from tqdm import tqdm
 
 from data import ASSETS, TASKS, encoding_of, load_tokenizer, make_row
 from tools.device import keep_freed_memory
+from tools.processes import die_with_parent
 from toy.dataset import data_folder, finish_dataset, new_dataset, write_rows
 from toy.merges import learn_merges
 from toy.tokenizer import train_toy_tokenizer
@@ -142,11 +146,12 @@ def start_workers(n):
     if n <= 10 * PIECE:
         return nullcontext()
     workers = min(torch.get_num_threads(), 8)
-    return get_context("spawn").Pool(workers, become_worker)
+    return ProcessPoolExecutor(workers, get_context("spawn"), become_worker)
 
 
 def become_worker():
-    """One thread a process; Ctrl-C is for the process that started it."""
+    """One thread a process; Ctrl-C is for the process that started it, and its end is ours."""
+    die_with_parent()
     keep_freed_memory()
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -160,7 +165,17 @@ def begin(pool, work, chunk, told):
         pieces.append((span, told[start:start + span.n]))
     if pool is None:
         return map(work, pieces)  # here, and not before it is asked for
-    return pool.imap_unordered(work, pieces)
+    return results_of([pool.submit(work, piece) for piece in pieces])
+
+
+def results_of(jobs):
+    """Results as they come. Exits with one line if a worker was killed, or found the disk full."""
+    try:
+        for job in as_completed(jobs):
+            yield job.result()
+    except BrokenProcessPool:
+        sys.exit("a process that draws scenes was killed, perhaps for want of memory; "
+                 "nothing was written. Try again, or with a smaller --n")
 
 
 def write_piece(piece, folder, tok, enc, canvas, sizes):

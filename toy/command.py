@@ -8,19 +8,20 @@ toy/command.py: the command line of `python data.py`.
 data.py imports nothing of ours, so it asks for main() only when it is run as a command. train.py
 asks for make_if_missing(). This file is the top of toy/.
 """
-import argparse
 import signal
 import sys
 from pathlib import Path
 
 from data import ASSETS
 from tools.device import keep_freed_memory
-from tools.flags import Help, speak_plainly
+from tools.flags import Parser, speak_plainly
 from tools.processes import child, rank
 from toy.build import build_toy
 from toy.own import build_real
 from toy.tokenizer import train_toy_tokenizer
 from toy.world import CANVAS
+
+EXAM_SEED = 2**31  # exam.questions.SEED: no data set may hold what is asked there
 
 
 def main():
@@ -49,7 +50,7 @@ def main():
 def read_flags():
     """The flags, checked: exits with one line if a number makes no sense."""
     about = "Make a data set: the toy world by default, or your own pictures with --json."
-    p = argparse.ArgumentParser(description=about, formatter_class=Help)
+    p = Parser(description=about)
     p.add_argument("--size", choices=CANVAS, default="nano",
                    help="canvas: nano 48 x 48 pixels, small and base 64 x 64")
     p.add_argument("--n", type=int, default=40_000, help="toy world: scenes to train on")
@@ -66,6 +67,11 @@ def read_flags():
     args = p.parse_args()
     if args.n < 1 or args.tokenizer_steps < 1:
         sys.exit(f"--n {args.n} --tokenizer_steps {args.tokenizer_steps}: at least 1 is wanted")
+    if not 0 <= args.seed < EXAM_SEED:
+        sys.exit(f"--seed {args.seed}: wanted is a number from 0 to {EXAM_SEED - 1:,}; those above "
+                 "are the exam's")
+    if args.images != "." and not args.json:
+        sys.exit(f"--images {args.images}: goes with --json, which says what the pictures show")
     return args
 
 

@@ -11,6 +11,7 @@ toy/own.py write so. Stands on data.py and tools/.
 `sizes` says which arrays there are: sizes[split, task] = (rows, tokens of the longest row), with
 split "train" or "val", and task "generate" or "understand".
 """
+import errno
 import os
 import shutil
 import sys
@@ -20,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from data import ARRAYS, VERSION, checksum, encoding_of
-from tools.files import save_json
+from tools.files import lock, refuse_unwritable, save_json
 from toy.tokenizer import save_tokenizer
 
 
@@ -34,10 +35,8 @@ def data_folder(out):
         what = "a data set" if (out / "meta.json").exists() else "something"
         sys.exit(f"--out {out}: holds {what} already, which would be lost; "
                  "remove it, or name a new folder")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        sys.exit(f"--out {out}: cannot be made ({e.strerror}); name another folder")
+    refuse_unwritable("--out", out)
+    out.parent.mkdir(parents=True, exist_ok=True)
     return out
 
 
@@ -45,15 +44,36 @@ def data_folder(out):
 def new_dataset(out, sizes, canvas):
     """Gives a folder beside `out` with empty arrays. In the end, what is left of it is removed."""
     part = out.with_name(out.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+    part.mkdir(parents=True, exist_ok=True)
+    if not lock(part):
+        sys.exit(f"--out {out}: another process makes a data set there; wait for it, "
+                 "or name another folder")
+    for file in part.iterdir():  # of an attempt that was killed
+        file.unlink()
     try:
         for name, shape in array_shapes(sizes, canvas).items():
             dtype = np.uint16 if name.endswith("_ids.npy") else np.uint8
             np.lib.format.open_memmap(part / name, "w+", dtype, shape)
+            reserve(part / name)
         yield part
+    except OSError as e:
+        if e.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        sys.exit(f"--out {out}: the disk is full ({e.strerror}); nothing was written. "
+                 "Make room, or name a folder elsewhere")
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def reserve(file):
+    """
+    Room on the disk for all of a file. Without it a full disk is found out when a page of memory
+    is to be written, which ends the process without a word.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with open(file, "r+b") as f:
+        os.posix_fallocate(f.fileno(), 0, os.fstat(f.fileno()).st_size)
 
 
 def array_shapes(sizes, canvas):
@@ -125,5 +145,7 @@ def finish_dataset(part, out, about, merges, tok, sizes):
     }
     save_json(part / "meta.json", meta)
 
-    shutil.rmtree(out, ignore_errors=True)  # it is empty: see data_folder()
+    if out.exists() and any(out.iterdir()):  # see data_folder(): it was empty
+        sys.exit(f"--out {out}: was filled by something else meanwhile; name another folder")
+    shutil.rmtree(out, ignore_errors=True)
     os.replace(part, out)
