@@ -486,7 +486,7 @@ def test_a_run_leaves_what_the_readme_promises(trained):
 # README.md
 
 FLAGS = {"train.py": "systems/flags.py", "sample.py": "lab/play.py", "data.py": "toy/command.py",
-         "aia.py": "lab/curves.py", "exam": "exam/__main__.py", "lab.cost": "lab/cost.py",
+         "aia.py": "lab/curves.py", "lab.kill": "lab/kill.py", "exam": "exam/__main__.py", "lab.cost": "lab/cost.py",
          "lab.bench": "lab/bench.py", "pytest": None}
 
 

@@ -2,16 +2,22 @@
 tests/test_faults.py: nothing is lost, and nothing goes on in silence that should not: a run knows its
 data, and what cannot be is refused in one line.
 """
+import errno
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+import torch.nn.functional as F
 
 from data import ImageTokenizer, load_dataset
-from tests.common import run, same, train, weights
+from tests.common import HERE, run, same, train, weights
+from tools.files import load_state, save_state
+from toy import build
 from toy.build import build_toy
 from tools.muon import Muon
 from toy.tokenizer import save_tokenizer
@@ -111,3 +117,177 @@ def test_a_run_is_not_branched_on_other_words(short, tmp_path):
     mine = load_dataset(folder / "mine")
     said = train(mine, folder / "branch", "--init_from", folder / "run")
     assert one_line(said, "its words are cut into other tokens")
+
+
+# ---------------------------------------------------------------------------------------------
+# what was saved stays
+
+
+def test_a_run_that_diverges_keeps_its_last_good_checkpoint(toy, tmp_path, monkeypatch):
+    real = F.cross_entropy
+    calls = []
+
+    def diverge(*args, **more):
+        calls.append(1)
+        loss = real(*args, **more)
+        return loss * float("nan") if len(calls) > 20 else loss
+
+    monkeypatch.setattr(F, "cross_entropy", diverge)
+    said = train(toy, tmp_path / "run", "--steps", 20, "--eval_every", 2)
+    assert one_line(said, "the loss is no number", "--lr", tmp_path / "run")
+    saved = load_state(tmp_path / "run" / "ckpt.pt")
+    assert saved["step"] > 0
+    assert all(weight.isfinite().all() for weight in saved["model"].values())
+
+
+@pytest.mark.parametrize("name", ["ckpt.pt", "tokenizer.pt"])
+def test_a_flipped_byte_is_noticed(short, tmp_path, name):
+    """torch.load() would take it: it looks at no sum."""
+    folder = copy_of(short, tmp_path) / "run"
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 255
+    (folder / name).write_bytes(content)
+    said = run("sample.py", folder, "--prompt", "a red circle")
+    assert one_line(said, folder / name if name == "tokenizer.pt" else "ckpt.pt")
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(toy, stopped, tmp_path, capsys):
+    out = stopped / "run"
+    assert load_state(out / "ckpt.pt")["step"] == 3
+    assert load_state(out / "ckpt-before.pt")["step"] == 0
+    (out / "ckpt.pt").write_bytes((out / "ckpt.pt").read_bytes()[:-5000])
+    assert run("train.py", "--out", out, "--resume") is None
+    assert "ckpt.pt: is damaged" in capsys.readouterr().out
+    assert train(toy, tmp_path / "whole", *SIX_STEPS) is None
+    assert same(weights(out), weights(tmp_path / "whole"))
+    assert (out / "log.csv").read_text() == (tmp_path / "whole" / "log.csv").read_text()
+
+
+def test_a_folder_has_one_writer(toy, short, tmp_path):
+    """The lock of another process, which ends with it."""
+    folder = copy_of(short, tmp_path)
+    code = ("import sys, time; from tools.files import lock; assert lock(sys.argv[1]); "
+            "print('locked', flush=True); time.sleep(60)")
+    (folder / "new.part").mkdir()
+    other = subprocess.Popen([sys.executable, "-c", code, folder / "new.part"], cwd=HERE,
+                             stdout=subprocess.PIPE)
+    assert other.stdout.readline() == b"locked\n"
+    said = run("data.py", "--n", 4, "--out", folder / "new")
+    assert one_line(said, "another process makes a data set there")
+    other.kill()
+    other.wait()
+    assert run("data.py", "--n", 4, "--out", folder / "new") is None
+
+
+def test_a_full_disk_is_said_in_one_line_and_leaves_nothing(tmp_path, monkeypatch):
+    def no_room(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", no_room)
+    said = run("data.py", "--n", 4, "--out", tmp_path / "x" / "toy")
+    assert one_line(said, "the disk is full", tmp_path / "x" / "toy")
+    assert not list((tmp_path / "x").iterdir())
+
+
+def test_a_checkpoint_that_does_not_fit_leaves_the_old_one(tmp_path, monkeypatch):
+    save_state(tmp_path / "a.pt", {"x": torch.zeros(2)})
+
+    def no_room(state, path):
+        path.write_bytes(b"half")
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos\nmore")
+
+    monkeypatch.setattr(torch, "save", no_room)
+    with pytest.raises(SystemExit) as refused:
+        save_state(tmp_path / "a.pt", {"x": torch.ones(2)})
+    assert one_line(refused.value.code, "cannot be written", "what was there is kept")
+    monkeypatch.undo()
+    assert torch.equal(load_state(tmp_path / "a.pt")["x"], torch.zeros(2))
+    assert [file.name for file in tmp_path.iterdir()] == ["a.pt"]
+
+
+def test_a_killed_worker_ends_the_build(tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "PIECE", 4)
+    monkeypatch.setattr(build, "become_worker", kill_me)
+    said = run("data.py", "--n", 64, "--out", tmp_path / "toy")
+    assert one_line(said, "was killed", "--n")
+    assert not list(tmp_path.glob("toy*"))
+
+
+def kill_me():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+# ---------------------------------------------------------------------------------------------
+# a hundred bad inputs
+
+RUN = "RUN"    # stands for the folder of a run
+TOY = "TOY"    # stands for a data set
+FILE = "FILE"  # stands for a file of text
+
+BAD_FLAGS = {
+    "train.py": [
+        *[(f"--{name}", value) for name in ("steps", "batch_size", "accumulate", "eval_every",
+                                            "aia_every") for value in (0, -1)],
+        *[(f"--{name}", value) for name in ("aia", "lr", "aia_start")
+          for value in (-1, "nan", "inf")],
+        ("--seed", -1), ("--seed", 2**64), ("--exam", -1), ("--aia_start", 1.01),
+        ("--ratio", "1"), ("--ratio", "1:1:1"), ("--ratio", "0:0"),
+        ("--ratio", "a:b"), ("--batch_size", 1), ("--batch_size", 6, "--accumulate", 4),
+        ("--data", ""), ("--data", "nowhere"), ("--data", FILE), ("--out", ""), ("--out", RUN),
+        ("--out", FILE), ("--out", "FILE/x"), ("--init_from", "nowhere"), ("--init_from", FILE),
+        ("--init_from", ""), ("--reference", "nowhere"), ("--reference", ""),
+        ("--reference", "RUN,nowhere"), ("--split", "ffm"), ("--split", "ends"),
+        ("--split", "qkv", "--route", "learned"), ("--route", "task"), ("--experts", 2),
+        ("--experts", 0), ("--shared",), ("--fsdp",), ("--device", "cuda:99"),
+        ("--device", "abacus"), ("--device", ""), ("--aia", 1, "--aia_start", 1),
+        ("--arch", "evev2", "--see", "tokens", "--stages", "on"), ("--resume", "--out", "nowhere"),
+        ("--resume", "--out", RUN), ("--resume", "--out", RUN, "--lr", 1)],
+    "sample.py": [
+        ("nowhere", "--prompt", "x"), (FILE, "--prompt", "x"), (TOY, "--prompt", "x"),
+        (RUN, "--prompt", ""), (RUN, "--prompt", " "), (RUN, "--prompt", "cat " * 300),
+        *[(RUN, "--prompt", "x", flag, value) for flag, value in (
+            ("--n", 0), ("--n", -1), ("--cfg", -1), ("--cfg", "nan"), ("--cfg", "inf"),
+            ("--temperature", -1), ("--temperature", "nan"), ("--top_k", -1), ("--top_p", 0),
+            ("--top_p", 2), ("--seed", -1), ("--seed", 2**64), ("--png", ""), ("--png", "FILE/x"),
+            ("--png", "x.nothing"), ("--device", "abacus"))],
+        (RUN, "--prompts", "nowhere"), (RUN, "--prompts", TOY), (RUN, "--ask", "what?"),
+        (RUN, "--image", FILE), (RUN, "--image", FILE, "--ask", "what?"),
+        (RUN, "--image", "nowhere.png", "--ask", "what?"), (RUN, "--image", TOY, "--ask", "what?"),
+        (RUN, "--image", "assets/scene.png", "--ask", " "),
+        (RUN, "--image", "assets/scene.png", "--ask", "what " * 300), (RUN, "--score",)],
+    "aia.py": [("nowhere",), (FILE,), (TOY,), ("RUN,nowhere",), (RUN, "--png", "FILE/x"),
+               (RUN, "--png", "x.nothing")],
+    "data.py": [
+        ("--n", 0), ("--n", -5), ("--seed", -1), ("--seed", 2**31), ("--tokenizer_steps", 0),
+        ("--out", TOY), ("--out", FILE), ("--out", "FILE/x"), ("--out", ""), ("--json", "nowhere"),
+        ("--json", FILE), ("--json", TOY), ("--images", "pictures"), ("--json", "")],
+}
+CASES = [(script, flags) for script, cases in BAD_FLAGS.items() for flags in cases]
+
+
+def test_there_are_a_hundred():
+    assert len(CASES) >= 100
+
+
+@pytest.mark.parametrize("script, flags", CASES, ids=str)
+def test_bad_input_is_refused_in_one_line(script, flags, toy, trained, tmp_path):
+    """It names the flag or the file and its value, and comes before anything long begins."""
+    file = tmp_path / "text.txt"
+    file.write_text("some words")
+    places = {RUN: trained, TOY: toy.folder, FILE: file}
+    words = []
+    for flag in flags:
+        for name, place in places.items():
+            flag = str(flag).replace(name, str(place))
+        words.append(flag)
+    if script == "train.py" and "--resume" not in words:
+        defaults = ("--data", toy.folder, "--out", tmp_path / "out", "--size", "nano",
+                    "--device", "cpu", "--reference", "paper")
+        words = [*defaults, *words]
+    said = run(script, *words)
+    assert isinstance(said, str), "it went on"
+    assert "\n" not in said.strip()
+    assert len(said) < 600
+    assert not (tmp_path / "out" / "ckpt.pt").exists()
+    named = [part.strip() for word in words[-len(flags):] for part in word.split(",")]
+    assert any(part.lstrip("-")[:40] in said for part in named if part), said
