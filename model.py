@@ -243,13 +243,14 @@ class Experts(nn.Module):
         """Each token through its expert. Here, and only here, the host waits for data."""
         _, back = sort_by(expert)
         # each share is filled up with zeros: a kernel is prepared for each size, so in training
-        # there should be few; and an idle expert gets a gradient of zero, not none
+        # there should be few
         multiple = 64 if torch.is_grad_enabled() else 1
         padding = -count % multiple
         before = padding.cumsum(0) - padding  # padding of the experts before
         slot = back + before[expert]
         sizes = (count + padding).tolist()
         shares = x.new_zeros(sum(sizes), x.size(1)).index_copy(0, slot, x).split(sizes)
+        # idle experts run too, on nothing: so their gradients are zero, not none
         y = torch.cat([own(share) for own, share in zip(self.experts, shares)])
         return y.index_select(0, slot)
 

@@ -486,8 +486,8 @@ def test_a_run_leaves_what_the_readme_promises(trained):
 # README.md
 
 FLAGS = {"train.py": "systems/flags.py", "sample.py": "lab/play.py", "data.py": "toy/command.py",
-         "aia.py": "lab/curves.py", "lab.kill": "lab/kill.py", "exam": "exam/__main__.py", "lab.cost": "lab/cost.py",
-         "lab.bench": "lab/bench.py", "pytest": None}
+         "aia.py": "lab/curves.py", "exam": "exam/__main__.py", "lab.cost": "lab/cost.py",
+         "lab.bench": "lab/bench.py", "lab.kill": "lab/kill.py", "pytest": None}
 
 
 @pytest.mark.parametrize("readme", ["README.md", *(f"{wing}/README.md" for wing in

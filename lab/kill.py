@@ -4,11 +4,11 @@ lab/kill.py: does anything get lost? Kills training, building and scoring at ran
     python -m lab.kill              # 60 kills, some ten minutes on one core
     python -m lab.kill --kills 12
 
-Commands run as they always do, in a temporary folder, and get SIGKILL, which nobody can catch, after
-a random time. After each kill all that was saved must still be readable. A run that was killed and
-resumed, again and again until it ended, must have the weights and the log of one that was left
-alone, bit for bit (on one thread). A data set must be whole or not there, and the next attempt must
-make it.
+Commands run as they always do, in a temporary folder, and get SIGKILL, which nobody can catch,
+after a random time. After each kill all that was saved must still be readable. A run that was
+killed and resumed, again and again until it ended, must have the weights and the log of one that
+was left alone, bit for bit (on one thread). A data set must be whole or not there, and the next
+attempt must make it.
 """
 import os
 import random
@@ -55,13 +55,14 @@ def kill_after(words, seconds):
     """Whether the command was killed; otherwise it came to its end before."""
     process = start(words)
     try:
-        process.communicate(timeout=seconds)
+        _, errors = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
         os.kill(process.pid, signal.SIGKILL)  # this process alone: its own must end by themselves
         process.communicate()
         return True
-    if process.returncode:
-        sys.exit(f"{' '.join(map(str, words[:2]))} failed without being killed")
+    said = errors.decode(errors="replace").strip().splitlines()[-1:]
+    if process.returncode and "this run is finished" not in "".join(said):
+        sys.exit(f"{' '.join(map(str, words[:3]))} failed without being killed: {''.join(said)}")
     return False
 
 

@@ -44,8 +44,9 @@ def read_config(folder):
 
 def what_is_wrong(config):
     """Why a config is none of a run's, or one of a network that fills any memory; or None."""
-    wanted = {"model": ("n_layer", "n_embd", "vocab_size"), "train": ("task", "data", "arch", "size"),
-              "data": ("merges", "kind", "canvas", "files")}
+    wanted = {"model": ("n_layer", "n_embd", "vocab_size"),
+              "train": ("task", "data", "arch", "size"),
+              "data": ("merges", "kind", "canvas")}
     for part, names in wanted.items():
         if not isinstance(config.get(part), dict):
             return f"it has no {part}"
@@ -80,7 +81,7 @@ def load_model(folder, device="cpu", file="ckpt.pt"):
 
 def load_checkpoint(folder, device):
     """
-    What --resume goes on from: the newest checkpoint of a run, or the one before if that is damaged.
+    What --resume goes on from: the newest checkpoint of a run, or the one before if it is damaged.
     """
     for name in ("ckpt.pt", "ckpt-before.pt"):
         file = Path(folder) / name
@@ -105,12 +106,16 @@ def refuse_other_data(folder, config, data, flag, rows=False):
     theirs = config["data"]
     mine = data.meta
     wrong = None
+    if not (Path(folder) / "tokenizer.pt").exists():
+        sys.exit(f"{flag} {folder}: its tokenizer.pt is missing; copy it from the run's data set, "
+                 f"which was {config['train']['data']}")
     if theirs["merges"] != mine["merges"]:
         wrong = "its words are cut into other tokens"
     elif checksum(Path(folder) / "tokenizer.pt") != checksum(data.folder / "tokenizer.pt"):
         wrong = "its image tokenizer is another"
     elif rows:
-        other = [name for name in mine["files"] if mine["files"][name] != theirs["files"].get(name)]
+        known = theirs.get("files", {})
+        other = [name for name, about in mine["files"].items() if about != known.get(name)]
         if other:
             wrong = f"its {other[0]} is another"
     if wrong:

@@ -3,6 +3,7 @@ tests/common.py: what the tests share: commands of the README in this process, s
 networks and rows for them.
 """
 import runpy
+import signal
 import sys
 from pathlib import Path
 
@@ -19,23 +20,36 @@ HERE = Path(__file__).parent.parent
 
 def run(script, *args):
     """A command of the README, in this process. Returns what it exits with; None: all is well."""
-    words = [str(HERE / script), *map(str, args)]
-    before = sys.argv
-    sys.argv = words
     try:
-        runpy.run_path(words[0], run_name="__main__")
+        names_of(script, *args)
     except SystemExit as e:
         return e.code
+
+
+def names_of(script, *args):
+    """The same, but returns all that the script has named, {name: value}, and raises SystemExit."""
+    words = [str(HERE / script), *map(str, args)]
+    words_before = sys.argv
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    sys.argv = words
+    try:
+        return runpy.run_path(words[0], run_name="__main__")
     finally:
-        sys.argv = before
+        sys.argv = words_before
+        signal.signal(signal.SIGINT, on_interrupt)
         torch.set_float32_matmul_precision("highest")
 
 
 def train(toy, out, *args):
     """A short run. Flags given twice count as given last."""
-    return run("train.py", "--data", toy.folder, "--out", out, "--size", "nano", "--device", "cpu",
-               "--steps", 20, "--batch_size", 4, "--eval_every", 10, "--aia_start", .5,
-               "--reference", "paper", "--exam", 0, *args)
+    return run("train.py", *short_run(toy, out), *args)
+
+
+def short_run(toy, out):
+    """Flags of train.py"""
+    return ("--data", toy.folder, "--out", out, "--size", "nano", "--device", "cpu", "--steps", 20,
+            "--batch_size", 4, "--eval_every", 10, "--aia_start", .5, "--reference", "paper",
+            "--exam", 0)
 
 
 def weights(out, file="ckpt.pt"):

@@ -1,6 +1,6 @@
 """
-tests/test_faults.py: nothing is lost, and nothing goes on in silence that should not: a run knows its
-data, and what cannot be is refused in one line.
+tests/test_faults.py: nothing is lost, and nothing goes on in silence that should not: a run knows
+its data, and what cannot be is refused in one line.
 """
 import errno
 import json
@@ -54,7 +54,7 @@ class Killed(Exception):
 
 @pytest.fixture
 def stopped(toy, tmp_path, monkeypatch):
-    """A run that was killed in its fifth step, and saved after its third; its data set is a copy."""
+    """A run on a copy of a data set that was killed in its fifth step and saved after its third."""
     shutil.copytree(toy.folder, tmp_path / "mine")
     step = Muon.step
     taken = []

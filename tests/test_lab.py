@@ -166,7 +166,8 @@ def says(lines):
 def test_a_conversation_draws_answers_loads_and_leaves(trained, picture, capsys, monkeypatch):
     talk_with(trained, [
         "?what color is it?", "a red circle", "?what color is the circle?", "?how many?",
-        f"!{picture}", "!nowhere.png", "", "?", "?describe the picture.", "cat " * 300], monkeypatch)
+        f"!{picture}", "!nowhere.png", "", "?", "?describe the picture.", "cat " * 300],
+        monkeypatch)
     said = capsys.readouterr()
     for words in ("there is no picture yet", "001.png", "nowhere.png: no such file",
                   "the prompt: is empty; say what to draw", "the question is empty", "too long"):

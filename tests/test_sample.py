@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from data import load_tokenizer, make_row
-from sample import answer, answered, draw, legal, pick, prefer
+from data import WATCHED, load_tokenizer, make_row
+from model import PRESETS
+from sample import answer, answered, draw, extend, legal, pick, prefer
+from tests.common import small_model, task_batch
 from toy.world import make_scenes, render_all
 from toy.words import questions
 
@@ -73,6 +75,27 @@ def test_the_cache_changes_no_picture_and_no_answer(toy, network):
     anew = answer(network, toy.enc, codes, talks, cached=False)
     alone = [answer(network, toy.enc, codes[i:i + 1], talks[i:i + 1])[0] for i in range(3)]
     assert together == anew == alone
+
+
+@pytest.mark.parametrize("arch", PRESETS)
+def test_the_cache_changes_no_answer_of_eyes_on_pixels_either(arch):
+    model = small_model(arch)
+    batch = task_batch(model, "understand")
+    rows = batch["ids"].numpy()
+    watched = batch["watched"].numpy() * WATCHED
+    longer, shorter = [(rows[b, :n], watched[b, :n]) for b, n in ((0, 30), (1, 27))]
+    pixels = batch.get("pixels", torch.zeros(2))
+
+    def likeliest(logits, k):
+        return logits[:, :57].argmax(-1)
+
+    together = extend(model, [longer, shorter], 8, 0, likeliest, pixels)
+    anew = extend(model, [longer, shorter], 8, 0, likeliest, pixels, cached=False)
+    alone = [extend(model, [longer], 8, 0, likeliest, pixels[:1]),
+             extend(model, [shorter], 8, 0, likeliest, pixels[1:])]
+    assert torch.equal(together, anew)
+    assert torch.equal(together, torch.cat(alone))
+    assert len(together.unique()) > 2
 
 
 def test_a_question_that_cannot_be_asked_is_refused(toy, network):

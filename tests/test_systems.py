@@ -1,11 +1,11 @@
 """
-tests/test_systems.py: the laws of systems/: other eyes and hands, the dial, one system from another,
-the folders of runs.
+tests/test_systems.py: the laws of systems/: other eyes and hands, the dial, one system from
+another, the folders of runs.
 """
 import json
 import os
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,10 +19,10 @@ from model import PRESETS, Config
 from sample import answer, draw
 from systems import build
 from systems.dial import cost, with_flags
-from systems.flags import name_of_run
-from systems.runs import latest_run, load_model, next_command
-from systems.start import source_of, start_from, trains
-from tests.common import every_place, small_config, small_model, task_batch
+from systems.flags import name_of_run, rows_a_step
+from systems.runs import VERSION, latest_run, load_model, next_command
+from systems.start import source_of, start_from, start_from_run, trains
+from tests.common import every_place, same, small_config, small_model, task_batch, weights
 
 pytest_plugins = "tests.fixtures"
 
@@ -169,6 +169,43 @@ def test_what_has_no_counterpart_stays_as_it_was_made():
         assert torch.equal(p, before[name] if is_new else dense.state_dict()[name])
 
 
+def save_run(folder, model, toy):
+    """What start_from_run() reads of a run."""
+    about = {"version": VERSION, "model": asdict(model.config), "data": toy.meta,
+             "train": {"task": "both", "arch": "?", "size": "?", "data": "?"}}
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(about))
+    torch.save({"model": model.state_dict()}, folder / "ckpt.pt")
+    shutil.copyfile(toy.folder / "tokenizer.pt", folder / "tokenizer.pt")
+    return folder
+
+
+def test_a_dense_run_begins_all_of_its_shape_and_one_with_copies_itself_alone(toy, tmp_path):
+    dense = save_run(tmp_path / "dense", small_model(), toy)
+    split = save_run(tmp_path / "split", small_model("bagel"), toy)
+    assert start_from_run(small_model(), dense, toy, "cpu"), "the very same network"
+    assert not start_from_run(small_model("bagel"), dense, toy, "cpu")
+    assert start_from_run(small_model("bagel"), split, toy, "cpu")
+    wider = build(replace(small_config(), n_embd=48))
+    for model, run in ((wider, dense), (small_model(), split), (small_model("evev2"), split)):
+        with pytest.raises(SystemExit, match="a network of another shape"):
+            start_from_run(model, run, toy, "cpu")
+
+
+def test_a_run_starts_from_the_end_of_another_s_first_phase(trained, network, toy, capsys):
+    model = build(network.config)
+    assert start_from_run(model, trained, toy, "cpu")
+    assert same(model.state_dict(), weights(trained, "pretrained.pt"))
+    assert "pretrained.pt" in capsys.readouterr().out
+
+
+def test_a_ratio_shares_out_the_rows_of_a_step():
+    for task, ratio, drawn in (("both", "1:1", 16), ("both", "3:1", 24), ("both", "0:1", 0),
+                               ("generate", "1:3", 32), ("understand", "1:1", 0)):
+        args = SimpleNamespace(task=task, batch_size=32, accumulate=1)
+        assert rows_a_step(args, ratio) == {"generate": drawn, "understand": 32 - drawn}
+
+
 @pytest.mark.parametrize("arch", [arch for arch in PRESETS if "stages" in PRESETS[arch]])
 def test_the_stages_of_a_preset_fill_the_run_and_each_trains_something(arch):
     stages = PRESETS[arch]["stages"]
@@ -193,10 +230,18 @@ def test_a_run_of_another_version_is_refused(trained, tmp_path):
 
 
 def test_a_run_that_cannot_be_read_is_refused_in_one_line(trained, tmp_path):
-    shutil.copytree(trained, tmp_path / "half")
+    for name in ("half", "other shape", "no network"):
+        shutil.copytree(trained, tmp_path / name)
     checkpoint = tmp_path / "half" / "ckpt.pt"
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
-    for folder, why in (("half", "ckpt.pt or config.json is damaged"), ("none", "no run here")):
+    config = json.loads((trained / "config.json").read_text())
+    config["model"]["n_embd"] = 64  # torch says in many lines what does not fit
+    (tmp_path / "other shape" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "no network" / "ckpt.pt").unlink()
+    for folder, why in (("half", "ckpt.pt or config.json is damaged"),
+                        ("other shape", "ckpt.pt or config.json is damaged"),
+                        ("no network", "ckpt.pt is missing"),
+                        ("none", "config.json is missing")):
         with pytest.raises(SystemExit) as refused:
             load_model(tmp_path / folder)
         assert why in refused.value.code

@@ -6,20 +6,111 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 import aia
+import data
+import sample
 from data import TASKS, load_dataset
-from model import PRESETS, SECOND_COPIES, Config
+from model import PRESETS, SECOND_COPIES, Config, Transformer
 from systems import build
-from tests.common import HERE, run, same, train, weights
+from tests.common import HERE, names_of, run, same, short_run, train, weights
+from tools.muon import Muon
 
 pytest_plugins = "tests.fixtures"
+
+
+def draw_nothing(model, enc, prompts):
+    return torch.zeros(len(prompts), 64, dtype=torch.long)
+
+
+def load_few(folder):
+    dataset = load_dataset(folder)
+    for task, arrays in dataset.rows["val"].items():
+        dataset.rows["val"][task] = [array[:8] for array in arrays]
+    return dataset
+
+
+def shorten(patch):
+    """Evaluations take most of a short run's time: now they draw nothing and read few rows."""
+    patch.setattr(sample, "draw", draw_nothing)
+    patch.setattr(data, "load_dataset", load_few)
+
+
+@pytest.fixture
+def quick(trained, monkeypatch):
+    """Runs in this process have short evaluations. (The exam, imported for trained, draws.)"""
+    shorten(monkeypatch)
+
+
+# ---------------------------------------------------------------------------------------------
+# what a step takes
+
+
+@pytest.fixture(scope="module")
+def names(toy, trained, tmp_path_factory):
+    """All that train.py has named at the end of a run of 20 steps, 10 in each phase."""
+    out = tmp_path_factory.mktemp("run") / "names"
+    with pytest.MonkeyPatch.context() as patch:
+        shorten(patch)
+        return names_of("train.py", *short_run(toy, out), "--eval_every", 20)
+
+
+def test_rows_depend_on_the_seed_and_the_step_alone(names, monkeypatch):
+    """Not on what was read before, so that a resumed run takes them; nor on the parts."""
+    def ids(step):
+        return [batch["ids"] for _, batch, _ in names["read_rows"](step)]
+
+    drawn, seen = ids(3)
+    other_step, _ = ids(4)
+    again, _ = ids(3)
+    assert drawn.shape[0] == seen.shape[0] == 2
+    assert torch.equal(again, drawn)
+    assert not torch.equal(other_step, drawn)
+    monkeypatch.setattr(names["args"], "accumulate", 2)
+    parts = ids(3)  # of the first part: drawn and seen; of the second
+    assert torch.equal(torch.cat(parts[0::2]), drawn)
+    assert torch.equal(torch.cat(parts[1::2]), seen)
+    monkeypatch.setattr(names["args"], "seed", 1)
+    assert not torch.equal(torch.cat(ids(3)[0::2]), drawn)
+
+
+def test_one_prompt_of_ten_is_dropped_and_no_picture_is(names):
+    kept = {task: [] for task in TASKS}
+    for step in range(500):
+        for task, batch, n_valid in names["read_rows"](step):
+            assert n_valid == batch["watched"].any(1).sum()
+            kept[task].append(n_valid / 2)
+    assert .87 < np.mean(kept["generate"]) < .93
+    assert np.mean(kept["understand"]) == 1
+
+
+def test_a_row_s_loss_is_the_mean_over_its_targets(names):
+    """So a picture and an answer weigh the same."""
+    is_target = torch.zeros(2, 6, dtype=torch.bool)
+    is_target[0, 5] = True
+    is_target[1, 1:] = True
+    targets = torch.randint(0, 9, (2, 6))
+    logits = torch.randn(6, 9)
+    losses = names["row_losses"](logits, {"loss": is_target, "targets": targets})
+    torch.testing.assert_close(losses[0], F.cross_entropy(logits[:1], targets[0, 5:]))
+    torch.testing.assert_close(losses[1], F.cross_entropy(logits[1:], targets[1, 1:]))
+
+
+def test_each_phase_warms_up_and_ends_near_zero_the_second_at_half_the_height(names):
+    first = [names["lr_at"](step) for step in range(10)]
+    second = [names["lr_at"](step) for step in range(10, 20)]
+    assert first[:8] == pytest.approx([(step + 1) / 50 for step in range(8)])
+    assert first[9] == pytest.approx(.15), "from a third before the end on it falls"
+    assert second == pytest.approx([height / 2 for height in first])
 
 # ---------------------------------------------------------------------------------------------
 # AIA and its phase
@@ -30,7 +121,7 @@ def test_the_same_seed_gives_the_same_log_bit_for_bit(toy, trained, tmp_path):
     assert (tmp_path / "again" / "log.csv").read_text() == (trained / "log.csv").read_text()
 
 
-def test_aia_acts_on_every_nth_step_of_its_phase(toy, tmp_path, monkeypatch):
+def test_aia_acts_on_every_nth_step_of_its_phase(toy, tmp_path, monkeypatch, quick):
     acts = []
     loss = aia.aia_loss
 
@@ -43,54 +134,81 @@ def test_aia_acts_on_every_nth_step_of_its_phase(toy, tmp_path, monkeypatch):
     assert len(acts) == 3 * len(TASKS), "at steps 10, 14 and 18 of 20, for each task"
 
 
-def test_aia_on_every_nth_step_has_n_times_the_weight(toy, tmp_path):
+def test_aia_on_every_nth_step_has_n_times_the_weight(toy, tmp_path, quick):
     for every, weight in ((1, 2), (4, .5)):
-        flags = ("--aia", weight, "--aia_every", every, "--aia_start", .95)  # one step of 20
-        assert train(toy, tmp_path / str(every), *flags) is None
+        flags = ("--aia", weight, "--aia_every", every, "--task", "understand")
+        one_step_with_it = ("--steps", 4, "--aia_start", .75)
+        assert train(toy, tmp_path / str(every), *flags, *one_step_with_it) is None
     assert same(weights(tmp_path / "1"), weights(tmp_path / "4"))
 
 
-def test_a_missing_reference_is_trained_and_kept(toy, tmp_path):
+def test_a_run_may_be_the_reference_for_what_it_was_trained_on(toy, trained, network, tmp_path):
+    measured = aia.measure(network, toy)
+    targets = aia.reference(str(trained), 6, dataset=toy)
+    for task in TASKS:
+        assert targets[task]["curve"] == pytest.approx(measured[task]["mean"])
+
+    config = json.loads((trained / "config.json").read_text())
+    config["train"]["task"] = "generate"
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "config.json").write_text(json.dumps(config))
+    for name in ("ckpt.pt", "tokenizer.pt"):
+        (out / name).symlink_to(trained / name)
+    assert aia.reference(str(out), 6, dataset=toy).keys() == {"name", "generate"}
+    assert aia.reference(f"{out},{trained}", 6, dataset=toy).keys() == {"name", *TASKS}
+
+
+def test_a_missing_reference_is_trained_and_kept(toy, tmp_path, quick):
     """Only the toy world has shipped curves; two short single-task runs make those of others."""
     folder = tmp_path / "mine"
     shutil.copytree(toy.folder, folder)
     meta = json.loads((folder / "meta.json").read_text())
     (folder / "meta.json").write_text(json.dumps(meta | {"kind": "real"}))
     mine = load_dataset(folder)
-    flags = ("--aia", .1, "--reference", "small", "--steps", 3)
+    flags = ("--aia", .1, "--reference", "small", "--steps", 1, "--ratio", "1:3")
     assert train(mine, tmp_path / "run", *flags) is None
-    curves = json.loads((folder / "reference-nano-3.json").read_text())
-    assert len(curves["generate"]) == len(curves["understand"]) == 6
+    curves = json.loads((folder / "reference-nano-1.json").read_text())
+    kept = aia.reference("small", 6, "nano", 1, mine)
+    for task, rows in (("generate", 1), ("understand", 3)):
+        assert len(curves[task]) == 6
+        assert kept[task]["curve"] == pytest.approx(curves[task])
+        config = json.loads((folder / f"reference-nano-1-{task}" / "config.json").read_text())
+        assert config["train"]["task"] == task
+        assert config["train"]["batch_size"] == rows, "as many rows as the run sees of this task"
+    other_steps = aia.reference("small", 6, "nano", 2, mine)
+    assert not other_steps, "they are of these steps alone"
 
 
 # ---------------------------------------------------------------------------------------------
 # processes and parts
 
-# In float64, as Adam and Muon blow rounding errors up in float32. Drawing would take most of the
-# time, so nothing is drawn.
-START = """
-import runpy, torch, model, sample
-build = model.Transformer.init_weights
-def in_float64(self):
-    build(self)
-    self.double()
-def draw(net, enc, prompts):
-    return torch.zeros(len(prompts), 64, dtype=torch.long)
-model.Transformer.init_weights = in_float64
-sample.draw = draw
-runpy.run_path("train.py", run_name="__main__")
-"""
+
+def take_part():
+    """
+    What each process runs: train.py in float64, as Adam and Muon blow rounding errors up in
+    float32.
+    """
+    init_weights = Transformer.init_weights
+
+    def init_in_float64(self):
+        init_weights(self)
+        self.double()
+
+    Transformer.init_weights = init_in_float64
+    shorten(pytest.MonkeyPatch())
+    sys.exit(run("train.py", *sys.argv[1:]))
 
 
 def begin(toy, out, *flags, rank=0, world=1, port=0):
     """A run of three steps, AIA in the last two, or one of the processes of such a run."""
-    words = ["--data", toy.folder, "--size", "nano", "--device", "cpu", "--dtype", "float32",
-             "--steps", 3, "--batch_size", 8, "--eval_every", 9, "--aia_start", .3, "--aia", .5,
-             "--reference", "paper", "--exam", 0, "--out", out, *flags]
+    words = [*short_run(toy, out), "--dtype", "float32", "--steps", 3, "--batch_size", 8,
+             "--eval_every", 9, "--aia_start", .3, "--aia", .5, *flags]
     environment = os.environ | {
         "WORLD_SIZE": str(world), "RANK": str(rank), "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-c", START, *map(str, words)], cwd=HERE,
+    start = "from tests.test_train import take_part; take_part()"
+    return subprocess.Popen([sys.executable, "-c", start, *map(str, words)], cwd=HERE,
                             env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
@@ -139,7 +257,8 @@ def test_processes_and_parts_add_up_to_the_same_step(toy, tmp_path):
 
 
 @pytest.mark.parametrize("arch", ["evev2", "utamoe"])
-def test_an_architecture_trains_in_its_stages_and_is_scored(toy, trained, tmp_path, arch, capsys):
+def test_an_architecture_trains_in_its_stages_is_scored_and_talks(toy, trained, tmp_path, arch,
+                                                                  capsys):
     flags = ("--arch", arch, "--init_from", trained, "--steps", 10, "--aia", .1, "--exam", 1)
     out = tmp_path / arch
     assert train(toy, out, *flags) is None
@@ -152,9 +271,12 @@ def test_an_architecture_trains_in_its_stages_and_is_scored(toy, trained, tmp_pa
         for task, own in (("understand", slice(0, 2)), ("generate", slice(2, 4))):
             load = [float(share) for share in first[f"load_{task}"].split()]
             assert sum(load[own]) == pytest.approx(1, abs=.05)
+    assert run("sample.py", out, "--prompt", "a red circle", "--png", tmp_path / "x.png") is None
+    picture = HERE / "assets" / "scene.png"
+    assert run("sample.py", out, "--image", picture, "--ask", "what color is the circle?") is None
 
 
-def test_a_frozen_weight_is_bit_identical_afterwards(toy, trained, tmp_path, monkeypatch):
+def test_a_frozen_weight_is_bit_identical_afterwards(toy, trained, tmp_path, monkeypatch, quick):
     """EVEv2's first two stages: new eyes and the second copies train, the rest stays as it was."""
     first_two = [stage | {"share": .5} for stage in PRESETS["evev2"]["stages"][:2]]
     monkeypatch.setitem(PRESETS["evev2"], "stages", first_two)
@@ -175,7 +297,7 @@ def test_a_frozen_weight_is_bit_identical_afterwards(toy, trained, tmp_path, mon
             assert torch.equal(weight, before[name]), name
 
 
-def test_a_branch_of_a_staged_run_goes_on_with_its_last_stage(toy, tmp_path):
+def test_a_branch_of_a_staged_run_goes_on_with_its_last_stage(toy, tmp_path, quick):
     """So with and without AIA can be compared for every architecture, bit for bit."""
     flags = ("--arch", "januspro", "--task", "understand", "--aia", .5)
     staged = (*flags, "--steps", 10, "--stages", "on", "--aia_start", .6)  # as its last stage
@@ -196,7 +318,7 @@ def test_a_branch_of_a_staged_run_goes_on_with_its_last_stage(toy, tmp_path):
     (("--init_from", "nowhere"), "no run here"),
     (("--reference", "nowhere"), "no run here"),
     (("--batch_size", 1), "too few rows for both tasks"),
-    (("--batch_size", 8, "--accumulate", 3), "both are to be multiples of 3"),
+    (("--batch_size", 6, "--accumulate", 2), "both are to be multiples of 2"),
     (("--split", "ffm"), "any of norm, qkv, ffn, ends"),
     (("--split", "qkv", "--route", "learned"), "routers choose among copies of ffn"),
     (("--experts", 2), "need a router"),
@@ -211,6 +333,34 @@ def test_train_refuses_with_one_line(toy, tmp_path, flags, why):
     assert why in said
     assert "\n" not in said
     assert not (tmp_path / "x" / "ckpt.pt").exists()
+
+
+def test_a_data_set_of_one_task_trains_that_task_alone(toy, tmp_path):
+    folder = tmp_path / "mine"
+    shutil.copytree(toy.folder, folder)
+    meta = json.loads((folder / "meta.json").read_text())
+    files = {name: about for name, about in meta["files"].items() if "understand" not in name}
+    (folder / "meta.json").write_text(json.dumps(meta | {"files": files}))
+    mine = load_dataset(folder)
+    said = train(mine, tmp_path / "x")
+    assert said == f"{folder}: has no understand rows; train with --task generate"
+
+
+def test_ctrl_c_says_how_to_go_on(toy, names, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+
+    def interrupt(*_):
+        signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(data, "load_dataset", interrupt)
+        assert "before anything was saved" in train(toy, out, "--task", "understand")
+    with monkeypatch.context() as patch:
+        patch.setattr(Muon, "step", interrupt)
+        said = train(toy, out, "--task", "understand")
+    assert said == f"\nstopped; go on with: python train.py --out {out} --resume"
+    with pytest.raises(SystemExit, match="the network is saved, score it with: python -m exam"):
+        names["stop"]()
 
 
 def test_a_resumed_run_takes_no_other_flags(trained):
