@@ -145,12 +145,15 @@ def check_prompt(prompt, enc, model):
         raise ValueError("is empty; say what to draw")
     if too_many > 0:
         raise ValueError(f"{too_many} tokens too long; shorten it")
-    # what was frequent in training is one token, with the space before it or without
-    new = []
-    for word in re.findall(r"\w+", prompt):
-        spellings = [enc.encode_ordinary(word), enc.encode_ordinary(" " + word)]
-        is_known = len(word) > 1 and any(len(ids) == 1 for ids in spellings)
-        if not is_known:
-            new.append(word)
+    new = [word for word in re.findall(r"\w+", prompt) if not is_known(word, enc)]
     if new:
         print(f"note: new or rare to this network: {', '.join(new)}", file=sys.stderr)
+
+
+def is_known(word, enc):
+    """What was frequent in training is one token, with the space before it or without."""
+    for spelling in (word, " " + word):
+        is_byte = len(spelling) == 1  # is one token anyhow
+        if not is_byte and len(enc.encode_ordinary(spelling)) == 1:
+            return True
+    return False

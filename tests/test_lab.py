@@ -205,7 +205,9 @@ def test_a_file_of_prompts_becomes_a_folder_of_pictures(trained, tmp_path, capsy
     assert run("sample.py", trained, "--prompts", file, *flags) is None
     assert sorted(f.name for f in (tmp_path / "drawn").iterdir()) == [
         "0000_0.png", "0000_1.png", "0001_0.png", "0001_1.png", "sheet.png"]
-    assert "new or rare to this network: giraffes" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.count("new or rare to this network") == 1
+    assert "new or rare to this network: giraffes\n" in said
 
 
 @pytest.mark.parametrize("flags, why", [
