@@ -407,8 +407,16 @@ def load_dataset(folder):
     for split, tasks in rows.items():
         for task, arrays in ARRAYS.items():
             files = [folder / f"{split}_{task}_{array}.npy" for array in arrays]
-            if files[0].name in meta["files"]:
+            if files[0].name not in meta["files"]:
+                continue
+            try:
                 tasks[task] = tuple(np.load(file, mmap_mode="r") for file in files)
+            except (OSError, ValueError) as e:
+                sys.exit(f"{files[0]}: no rows that can be read ({e}); remove {folder} and make "
+                         "the data set again")
+            if tasks[task][0].max() >= meta["vocab_size"]:
+                sys.exit(f"{files[0]}: holds tokens that its vocabulary has not; remove {folder} "
+                         "and make the data set again")
     return SimpleNamespace(meta=meta, enc=encoding_of(meta), rows=rows, folder=folder)
 
 

@@ -10,11 +10,12 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from data import ImageTokenizer, load_dataset
+from data import ImageTokenizer, checksum, load_dataset
 from tests.common import HERE, run, same, train, weights
 from tools.files import load_state, save_state
 from toy import build
@@ -117,6 +118,62 @@ def test_a_run_is_not_branched_on_other_words(short, tmp_path):
     mine = load_dataset(folder / "mine")
     said = train(mine, folder / "branch", "--init_from", folder / "run")
     assert one_line(said, "its words are cut into other tokens")
+
+
+def hostile(folder, array):
+    """A data set whose rows are something else, under a checksum that fits."""
+    name = "train_generate_ids.npy"
+    np.save(folder / name, array, allow_pickle=True)
+    meta = json.loads((folder / "meta.json").read_text())
+    meta["files"][name]["sha256"] = checksum(folder / name)
+    (folder / "meta.json").write_text(json.dumps(meta))
+
+
+def test_rows_that_are_none_are_refused(short, tmp_path):
+    folder = copy_of(short, tmp_path) / "mine"
+    hostile(folder, np.array([{}], object))
+    with pytest.raises(SystemExit, match="no rows that can be read"):
+        load_dataset(folder)
+    hostile(folder, np.full((4, 100), 60_000, np.uint16))
+    with pytest.raises(SystemExit, match="tokens that its vocabulary has not"):
+        load_dataset(folder)
+
+
+@pytest.mark.parametrize("meta, why", [
+    ("[]", "version None"), ("null", "version None"), ("{}", "version None"),
+    ('{"version": 4}', "has no kind"), ("[" * 100_000, "not JSON")])
+def test_a_meta_json_that_is_none_is_refused(tmp_path, meta, why):
+    (tmp_path / "meta.json").write_text(meta)
+    with pytest.raises(SystemExit) as refused:
+        load_dataset(tmp_path)
+    assert one_line(refused.value.code, why, tmp_path)
+
+
+def test_no_file_outside_of_a_data_set_is_read(short, tmp_path):
+    folder = copy_of(short, tmp_path) / "mine"
+    meta = json.loads((folder / "meta.json").read_text())
+    meta["files"]["../../../dev/zero"] = {"sha256": "0"}
+    (folder / "meta.json").write_text(json.dumps(meta))
+    with pytest.raises(SystemExit, match="is no file of a data set"):
+        load_dataset(folder)
+
+
+def test_a_run_on_your_own_pictures_is_examined_where_its_data_was_moved(short, tmp_path):
+    folder = copy_of(short, tmp_path)
+    config = json.loads((folder / "run" / "config.json").read_text())
+    meta = json.loads((folder / "mine" / "meta.json").read_text())
+    for about in (config["data"], meta):
+        about["kind"] = "real"
+    (folder / "run" / "config.json").write_text(json.dumps(config))
+    (folder / "mine" / "meta.json").write_text(json.dumps(meta))
+    shutil.move(folder / "mine", folder / "moved")
+    config["train"]["data"] = str(folder / "mine")
+    (folder / "run" / "config.json").write_text(json.dumps(config))
+    words = ("exam/__main__.py", folder / "run", "--device", "cpu")
+    assert one_line(run(*words), folder / "mine", "say where it is: --data FOLDER")
+    assert run(*words, "--data", folder / "moved") is None
+    scores = json.loads((folder / "run" / "scores.json").read_text())
+    assert 0 <= scores["summary"]["answered"]["run"] <= 1
 
 
 # ---------------------------------------------------------------------------------------------
