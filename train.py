@@ -317,6 +317,10 @@ minutes = 0.  # of training, before this start
 columns = ["step", "phase", "lr"]
 for word in ("loss", "aia", "val", "distance", *(["load"] if config.routed() else [])):
     columns += [f"{word}_{task}" for task in TASKS]
+if rank == 0:
+    out.mkdir(parents=True, exist_ok=True)
+    if not lock(out):  # before anything in it is read or written
+        sys.exit(f"--out {out}: another process trains there; wait for it, or name another folder")
 if args.resume:
     saved = load_checkpoint(out, device)
     first_step = saved["step"]
@@ -326,12 +330,9 @@ if args.resume:
     for opt, state in zip(opts, saved["opts"]):
         processes.load_optimizer(opt, state)
 elif rank == 0:
-    out.mkdir(parents=True, exist_ok=True)
     save_json(out / "config.json", {"version": VERSION, "model": asdict(config),
                                     "train": vars(args), "data": data.meta})
     shutil.copyfile(data.folder / "tokenizer.pt", out / "tokenizer.pt")
-if rank == 0 and not lock(out):
-    sys.exit(f"--out {out}: another process trains there; wait for it, or name another folder")
 log = Log(out / "log.csv", columns, resume_at=first_step if args.resume else None)
 
 stage = None
@@ -424,7 +425,6 @@ for step in range(first_step, args.steps + 1):
 bar.close()
 log.close()
 minutes += meter.minutes()
-
 
 finished = True
 save("ckpt.pt")

@@ -54,6 +54,9 @@ def what_is_wrong(config):
         if missing:
             return f"its {part} has no {missing[0]}"
     model = config["model"]
+    for name in wanted["model"]:
+        if not isinstance(model[name], int):
+            return f"its {name} is no number"
     sizes = [value for value in model.values() if isinstance(value, int)]
     if max(sizes) > 1e6 or model["n_layer"] * model["n_embd"] ** 2 > 1e10:
         return "its network has more weights than any machine holds"

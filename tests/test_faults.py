@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 
 from data import ImageTokenizer, checksum, load_dataset
 from tests.common import HERE, run, same, train, weights
-from tools.files import load_state, save_state
+from tools.files import load_state, locked, save_state
 from toy import build
 from toy.build import build_toy
 from tools.muon import Muon
@@ -220,20 +221,48 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(toy, stopped, tmp_path
     assert (out / "log.csv").read_text() == (tmp_path / "whole" / "log.csv").read_text()
 
 
-def test_a_folder_has_one_writer(toy, short, tmp_path):
-    """The lock of another process, which ends with it."""
-    folder = copy_of(short, tmp_path)
+@contextmanager
+def another_writer(folder):
+    """Another process that holds the lock of a folder until it is killed."""
     code = ("import sys, time; from tools.files import lock; assert lock(sys.argv[1]); "
             "print('locked', flush=True); time.sleep(60)")
-    (folder / "new.part").mkdir()
-    other = subprocess.Popen([sys.executable, "-c", code, folder / "new.part"], cwd=HERE,
+    folder.mkdir(exist_ok=True)
+    other = subprocess.Popen([sys.executable, "-c", code, folder], cwd=HERE,
                              stdout=subprocess.PIPE)
     assert other.stdout.readline() == b"locked\n"
-    said = run("data.py", "--n", 4, "--out", folder / "new")
-    assert one_line(said, "another process makes a data set there")
+    yield
     other.kill()
-    other.wait()
-    assert run("data.py", "--n", 4, "--out", folder / "new") is None
+    other.communicate()
+
+
+def test_a_data_set_has_one_maker(tmp_path):
+    with another_writer(tmp_path / "new.part"):
+        said = run("data.py", "--n", 4, "--out", tmp_path / "new")
+        assert one_line(said, "another process makes a data set there")
+    assert run("data.py", "--n", 4, "--out", tmp_path / "new") is None
+
+
+def test_a_run_has_one_writer_and_the_second_changes_nothing(toy, tmp_path):
+    """Neither begun in a folder where another run begins, nor resumed beside it."""
+    out = tmp_path / "run"
+    with another_writer(out):
+        (out / "config.json").write_text("the first run's")
+        assert one_line(train(toy, out, "--steps", 2), "another process trains there", out)
+        assert [file.name for file in out.iterdir()] == ["config.json"]
+        assert (out / "config.json").read_text() == "the first run's"
+
+
+def test_a_run_is_not_resumed_beside_itself(stopped):
+    out = stopped / "run"
+    while locked:  # this process took the lock, and did not really end
+        _, handle = locked.popitem()
+        os.close(handle)
+    before = (out / "log.csv").read_bytes()
+    with another_writer(out):
+        said = run("train.py", "--out", out, "--resume")
+        assert one_line(said, "another process trains there", out)
+    assert (out / "log.csv").read_bytes() == before
+    assert run("train.py", "--out", out, "--resume") is None
 
 
 def test_a_full_disk_is_said_in_one_line_and_leaves_nothing(tmp_path, monkeypatch):
