@@ -370,6 +370,21 @@ def checksum(file):
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
+def refuse_damaged(folder, meta):
+    """Exits with one line if a file is not what a data set's meta.json says of it."""
+    for name, about in meta["files"].items():
+        file = folder / name
+        wrong = None
+        if name not in FILES:
+            wrong = "is no file of a data set"
+        elif not file.is_file():
+            wrong = "is missing"
+        elif checksum(file) != about["sha256"]:
+            wrong = "differs from its checksum"
+        if wrong:
+            sys.exit(f"{file}: {wrong}; remove {folder} and make the data set again")
+
+
 def load_dataset(folder):
     """
     A data set: .meta, .enc (its text tokenizer), .folder, and .rows[split][task], a tuple of its
@@ -392,17 +407,7 @@ def load_dataset(folder):
     if lacks:
         sys.exit(f"{folder}/meta.json: has no {lacks[0]}; "
                  "remove the folder and make the data set again")
-    for name, about in meta["files"].items():
-        file = folder / name
-        wrong = None
-        if name not in FILES:
-            wrong = "is no file of a data set"
-        elif not file.is_file():
-            wrong = "is missing"
-        elif checksum(file) != about["sha256"]:
-            wrong = "differs from its checksum"
-        if wrong:
-            sys.exit(f"{file}: {wrong}; remove {folder} and make the data set again")
+    refuse_damaged(folder, meta)
     rows = {"train": {}, "val": {}}
     for split, tasks in rows.items():
         for task, arrays in ARRAYS.items():

@@ -25,7 +25,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 import aia
-from data import TARGET, WATCHED
+from data import TARGET
 from model import SIZES, Config
 from systems import build
 from systems.dial import cost

@@ -76,6 +76,7 @@ class Conversation:
         print(said)
 
     def refuse(self, task, why):
+        """Raises ValueError if the network was trained for this task alone."""
         if self.task == task:
             raise ValueError(f"this network was trained with --task {task}: {why}")
 

@@ -22,8 +22,7 @@ from toy.words import dense
 
 def read_flags():
     """The flags. What is wrong with them is said before a network is loaded."""
-    p = Parser(
-        description="Draw or answer. Without --prompt and --ask: a conversation.")
+    p = Parser(description="Draw or answer. Without --prompt and --ask: a conversation.")
     add = p.add_argument
     add("out", nargs="?", help="folder of the run (default: the latest under out/)")
     add("--prompt", action="append", default=[], help="draw this; may be repeated")
@@ -50,9 +49,9 @@ def read_flags():
         sys.exit(f"--score: has moved; score a run with: python -m exam {args.out or ''}".rstrip())
     if (args.image is None) != (args.ask is None):
         sys.exit("--image and --ask go together: a picture, and a question about it")
-    infinite = float("inf")
     if not 0 <= args.seed < 2**31:
         sys.exit(f"--seed {args.seed}: wanted is a number from 0 to {2**31 - 1:,}")
+    infinite = float("inf")
     fine = (args.n >= 1 and 0 <= args.temperature < infinite and args.top_k >= 0
             and 0 < args.top_p <= 1 and 0 <= args.cfg < infinite)
     if not fine:

@@ -2,6 +2,7 @@
 tests/common.py: what the tests share: commands of the README in this process, short runs, small
 networks and rows for them.
 """
+import json
 import runpy
 import signal
 import sys
@@ -50,6 +51,17 @@ def short_run(toy, out):
     return ("--data", toy.folder, "--out", out, "--size", "nano", "--device", "cpu", "--steps", 20,
             "--batch_size", 4, "--eval_every", 10, "--aia_start", .5, "--reference", "paper",
             "--exam", 0)
+
+
+def as_if_trained_for(task, run, out):
+    """A folder in which a run says that it was trained for one task."""
+    config = json.loads((run / "config.json").read_text())
+    config["train"]["task"] = task
+    out.mkdir()
+    (out / "config.json").write_text(json.dumps(config))
+    for name in ("ckpt.pt", "tokenizer.pt"):
+        (out / name).symlink_to(run / name)
+    return out
 
 
 def weights(out, file="ckpt.pt"):

@@ -17,7 +17,7 @@ from lab.curves import mean_run
 from lab.speed import compare
 from model import PRESETS, Config
 from systems import build
-from tests.common import run, small_model
+from tests.common import as_if_trained_for, run, small_model
 from tools.muon import optimizers
 from toy.world import Object, render
 
@@ -226,12 +226,6 @@ def test_what_cannot_be_done_is_said_in_one_line(trained, flags, why):
 
 
 def test_a_network_is_not_asked_for_what_it_never_learned(trained, tmp_path):
-    config = json.loads((trained / "config.json").read_text())
-    config["train"]["task"] = "generate"
-    out = tmp_path / "run"
-    out.mkdir()
-    (out / "config.json").write_text(json.dumps(config))
-    for name in ("ckpt.pt", "tokenizer.pt"):
-        (out / name).symlink_to(trained / name)
+    out = as_if_trained_for("generate", trained, tmp_path / "run")
     said = run("sample.py", out, "--image", "assets/scene.png", "--ask", "what?")
     assert "was trained with --task generate and cannot understand" in said

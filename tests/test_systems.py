@@ -229,6 +229,17 @@ def test_a_run_of_another_version_is_refused(trained, tmp_path):
         load_model(tmp_path / "old")
 
 
+@pytest.mark.parametrize("change, why", [
+    ({"model": []}, "it has no model"), ({"train": {"task": "both"}}, "its train has no data"),
+    ({"model": {"n_layer": "six", "n_embd": 1, "vocab_size": 1}}, "its n_layer is no number"),
+    ({"model": {"n_layer": 10**9, "n_embd": 1, "vocab_size": 1}}, "its network has more weights")])
+def test_a_config_that_is_none_is_refused(trained, tmp_path, change, why):
+    config = json.loads((trained / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(SystemExit, match=f"config.json: is damaged .{why}"):
+        load_model(tmp_path)
+
+
 def test_a_run_that_cannot_be_read_is_refused_in_one_line(trained, tmp_path):
     for name in ("half", "other shape", "no network"):
         shutil.copytree(trained, tmp_path / name)

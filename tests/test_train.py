@@ -22,7 +22,8 @@ import sample
 from data import TASKS, load_dataset
 from model import PRESETS, SECOND_COPIES, Config, Transformer
 from systems import build
-from tests.common import HERE, names_of, run, same, short_run, train, weights
+from tests.common import (HERE, as_if_trained_for, names_of, run, same, short_run, train,
+                          weights)
 from tools.muon import Muon
 
 pytest_plugins = "tests.fixtures"
@@ -148,13 +149,7 @@ def test_a_run_may_be_the_reference_for_what_it_was_trained_on(toy, trained, net
     for task in TASKS:
         assert targets[task]["curve"] == pytest.approx(measured[task]["mean"])
 
-    config = json.loads((trained / "config.json").read_text())
-    config["train"]["task"] = "generate"
-    out = tmp_path / "run"
-    out.mkdir()
-    (out / "config.json").write_text(json.dumps(config))
-    for name in ("ckpt.pt", "tokenizer.pt"):
-        (out / name).symlink_to(trained / name)
+    out = as_if_trained_for("generate", trained, tmp_path / "run")
     assert aia.reference(str(out), 6, dataset=toy).keys() == {"name", "generate"}
     assert aia.reference(f"{out},{trained}", 6, dataset=toy).keys() == {"name", *TASKS}
 

@@ -27,7 +27,9 @@ Pair = namedtuple("Pair", "picture prompt turns")
 # a row of the data set to be: its ids, its roles, and the number of its picture
 Row = namedtuple("Row", "ids roles picture")
 
+SIDE = 8    # image tokens side by side
 ROOM = 128  # tokens of text in a row, those that frame the picture included; more is cut
+LONGEST = SIDE * SIDE + ROOM
 
 
 def build_real(file, images, out, size="nano", seed=0, steps=3000):
@@ -48,20 +50,14 @@ def build_real(file, images, out, size="nano", seed=0, steps=3000):
         sys.exit(f"{file}: no usable record; correct the reasons above "
                  "(--images is the folder that 'image' is relative to)")
 
-    # both tokenizers learn from what is there
+    # both tokenizers learn from what is there; that of images takes minutes
     pictures = np.stack(pictures)                            # (N, canvas, canvas, 3) uint8
     merges = learn_merges(texts_of(pairs), 1024)
     enc = encoding_of({"merges": merges})
     held_out = choose_held_out(len(pictures), seed)
-    n_image = 8 * 8
-    longest = n_image + ROOM
-    no_codes = np.zeros((len(pictures), n_image), int)       # what is said before minutes go by
-    rows, _ = make_rows(pairs, no_codes, enc, held_out)
-    if not any(rows["train", task] for task in TASKS):
-        sys.exit(f"{file}: no usable record; the questions are longer than the {longest} tokens "
-                 "that a row holds, and leave no room for an answer")
-    tok = train_image_tokenizer(pictures, steps, canvas // 8, seed=seed)
-    codes = tok.encode(pictures).numpy()                     # (N, n_image)
+    refuse_long_questions(file, pairs, len(pictures), enc, held_out)
+    tok = train_image_tokenizer(pictures, steps, canvas // SIDE, seed=seed)
+    codes = tok.encode(pictures).numpy()                     # (N, SIDE * SIDE)
 
     # rows, some of them held out for validation
     rows, n_cut = make_rows(pairs, codes, enc, held_out)
@@ -77,14 +73,14 @@ def build_real(file, images, out, size="nano", seed=0, steps=3000):
             ids_and_roles = [(row.ids, row.roles) for row in some]
             pad = enc._special_tokens["<|pad|>"]
             write_rows(part, split, task, 0, ids_and_roles, pad, pixels)
-        about = {"kind": "real", "seed": seed, "canvas": canvas, "n_image": codes.shape[1]}
+        about = {"kind": "real", "seed": seed, "canvas": canvas, "n_image": SIDE * SIDE}
         report.save(part / "skipped.txt")
         finish_dataset(part, out, about, merges, tok, sizes)
 
     if report.lines:
         print(f"{out / 'skipped.txt'}: why records were skipped, all {len(report.lines):,}")
     if n_cut:
-        print(f"{n_cut} texts were longer than the {longest} tokens that a row holds and were "
+        print(f"{n_cut} texts were longer than the {LONGEST} tokens that a row holds and were "
               "cut, or left out where no answer remained")
     sheet = out / "tokenizer.png"
     compare_pictures(pictures, codes, tok, sheet)
@@ -229,6 +225,15 @@ def make_rows(pairs, codes, enc, held_out):
             split = "val" if pair.picture in held_out else "train"
             rows[split, task].append(Row(ids, roles, pair.picture))
     return rows, n_cut
+
+
+def refuse_long_questions(file, pairs, n_pictures, enc, held_out):
+    """Exits with one line if no row has room for an answer, whatever its picture's codes are."""
+    no_codes = np.zeros((n_pictures, SIDE * SIDE), int)
+    rows, _ = make_rows(pairs, no_codes, enc, held_out)
+    if not any(rows["train", task] for task in TASKS):
+        sys.exit(f"{file}: no usable record; the questions are longer than the {LONGEST} tokens "
+                 "that a row holds, and leave no room for an answer")
 
 
 def prompt_row(enc, picture, prompt):
