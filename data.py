@@ -133,12 +133,11 @@ def load_tokenizer(path, device="cpu"):
         saved = torch.load(path, weights_only=True, map_location=device)
         tok = ImageTokenizer(**saved["config"]).to(device)
         tok.load_state_dict({name: w.float() for name, w in saved["weights"].items()})
-    except FileNotFoundError:
-        sys.exit(f"{path}: no image tokenizer here; make one with: "
-                 "python data.py --train_tokenizer")
     except Exception as e:  # a damaged file may trip torch anywhere
-        sys.exit(f"{path}: not a readable image tokenizer ({type(e).__name__}); restore it, "
-                 "or make it anew: python data.py --train_tokenizer")
+        remedy = "copy it from the data set, or make that again"
+        if Path(path).parent == ASSETS:
+            remedy = "make it with: python data.py --train_tokenizer"
+        sys.exit(f"{path}: no image tokenizer that can be read ({type(e).__name__}); {remedy}")
     return tok.eval()
 
 

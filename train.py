@@ -38,7 +38,7 @@ from model import SIZES, Config
 from sample import draw
 from systems import build
 from systems.dial import cost, with_flags
-from systems.flags import phase_begins, read_flags, rows_a_step, stages_of, turned
+from systems.flags import dial_of, phase_begins, read_flags, rows_a_step, stages_of, turned
 from systems.runs import (VERSION, load_checkpoint, load_model, next_command, read_config,
                           refuse_other_data)
 from systems.start import begin_with, stage_at, trains
@@ -122,11 +122,7 @@ for task in tasks:
 torch.manual_seed(args.seed)
 of_data = {name: data.meta[name] for name in ("block_size", "vocab_size", "first_image", "n_image")}
 config = Config(*SIZES[args.size], **of_data, levels=list(tok.levels), patch=tok.patch)
-try:
-    dial = {name: getattr(args, name) for name in config.DIAL}
-    config = with_flags(config, args.arch, args.match, **dial)
-except ValueError as e:
-    sys.exit(f"--arch {args.arch}, with its flags: {e}")
+config = with_flags(config, args.arch, args.match, **dial_of(args))
 model = build(config).to(device)
 stages = begin_with(model, stages, args, data, device)
 

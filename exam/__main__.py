@@ -17,7 +17,8 @@ from exam import examine
 from exam.marks import table
 from systems.runs import latest_run, load_model, refuse_other_data
 from tools.device import find_device
-from tools.files import refuse_unwritable, save_json
+from tools.faults import expect_faults
+from tools.files import first_line, refuse_unwritable, save_json
 from tools.flags import Parser, speak_plainly
 
 
@@ -35,6 +36,7 @@ def main():
     args = p.parse_args()
 
     # what is wrong is said at once, not after minutes of drawing
+    expect_faults("end what else runs on this device, or name another (--device cpu)")
     folder = Path(args.out or latest_run())
     print(f"run: {folder}", file=sys.stderr)
     if not 0 <= args.cfg < float("inf"):
@@ -59,9 +61,11 @@ def read_scores(file):
     if not file.exists():
         return {}
     try:
-        return json.loads(file.read_text())
-    except ValueError as e:
-        sys.exit(f"{file}: not JSON ({e}); remove it, and it is made anew")
+        scores = json.loads(file.read_text())
+        table(scores)  # fails here if these are no scores, and not after minutes of drawing
+    except (ValueError, RecursionError, AttributeError, TypeError, KeyError) as e:
+        sys.exit(f"{file}: holds no scores ({first_line(e)}); remove it, and it is made anew")
+    return scores
 
 
 def data_of(config, folder, moved_to=None):

@@ -112,7 +112,7 @@ def converse(folder, model, enc, tok, canvas, seed, sampling, task="both"):
             print()
             return
         except (ValueError, OSError) as e:
-            print(f"{printable(line) or 'the prompt'}: {e}")
+            print(f"{printable(line[:60]) or 'the prompt'}: {e}")
 
 
 def show(picture):

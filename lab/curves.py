@@ -12,7 +12,9 @@ from aia import correlation, distance
 from data import TASKS
 from systems.runs import latest_run
 from tools.curves import draw_curves
+from tools.files import first_line
 from tools.flags import Parser, speak_plainly
+from tools.sheet import refuse_no_picture
 
 # ---------------------------------------------------------------------------------------------
 # runs, and several runs as one
@@ -20,23 +22,49 @@ from tools.flags import Parser, speak_plainly
 
 def load_run(folder):
     """
-    The curves of a run's folder, as draw_curves() wants them, with its "model" (of config.json) and
-    its "scores", as far as there are any. Exits with one line if there are no curves.
+    The curves of a run's folder, as draw_curves() wants them, with "notes" on its network, its
+    "scores", as far as there are any, and its "shape" (see check_curves). Exits with one line if
+    there are no curves.
     """
     file = Path(folder) / "interaction.json"
     if not file.exists():
         sys.exit(f"{file}: no such file; the folder of a run that train.py made is wanted")
     try:
         run = json.loads(file.read_text())
-        run["history"][-1]["step"]  # fails here if this is no history
+        run["shape"] = check_curves(run)
         config = read_json(Path(folder) / "config.json")
         scores = read_json(Path(folder) / "scores.json")
-        run["model"] = config.get("model", {})
+        run["notes"] = notes_on_network(config["model"]) if config else []
         summary = scores.get("summary", {})
-        run["scores"] = {name: rows["run"] for name, rows in summary.items()}
-    except (ValueError, KeyError, IndexError, TypeError) as e:
-        sys.exit(f"{file}: not the curves of a run ({type(e).__name__}: {e}); train the run again")
+        run["scores"] = {name: float(rows["run"]) for name, rows in summary.items()}
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError) as e:
+        sys.exit(f"{file}: not the curves of a run, or config.json or scores.json beside it is "
+                 f"damaged ({type(e).__name__}: {first_line(e)}); train the run again")
     return run
+
+
+def check_curves(run):
+    """
+    Fails with some error if this is not what train.py writes as interaction.json. Returns what
+    runs that have a mean have in common: steps, tasks and layers.
+    """
+    curves = []
+    steps = []
+    tasks = []
+    for measured in run["history"]:
+        float(measured["phase"])
+        steps.append(int(measured["step"]))
+        tasks = [task for task in TASKS if task in measured]
+        for task in tasks:
+            curves += [measured[task]["mean"], measured[task]["std"]]
+    if not curves or len(curves) != 2 * len(tasks) * len(steps):
+        raise ValueError("a task is missing in its measurements")
+    reference = run.get("reference") or {}
+    for task in set(TASKS) & set(reference):
+        curves.append(reference[task]["curve"])
+    if np.array(curves, float).ndim != 2 or not np.isfinite(curves).all():
+        raise ValueError("a layer is no number, or there is no layer")
+    return steps, tasks, len(curves[0])
 
 
 def read_json(file):
@@ -50,9 +78,9 @@ def mean_run(folders):
     over seeds, not over samples, and notes on what they are.
     """
     runs = [load_run(folder) for folder in folders]
-    lengths = {(len(run["history"]), run["history"][-1]["step"]) for run in runs}
-    if len(lengths) > 1:
-        sys.exit(f"{','.join(folders)}: runs of different length have no mean; name them apart")
+    if any(run["shape"] != runs[0]["shape"] for run in runs):
+        sys.exit(f"{','.join(folders)}: runs of different steps, tasks or layers have no mean; "
+                 "name them apart")
     history = runs[0]["history"]
     if len(runs) > 1:
         histories = zip(*[run["history"] for run in runs])
@@ -70,18 +98,19 @@ def mean_measurement(measured):
     return mean
 
 
+def notes_on_network(model):
+    """Lines that tell what is taken apart. model: the Config's, as in config.json"""
+    copies = "nothing split"
+    if model["split"]:
+        copies = f"{'+'.join(model['split'])} by {model['route']}"
+    eyes = "by an encoder" if model["see"] == "encoder" else model["see"]
+    hand = ", own head" if model["own_head"] else ""
+    return [copies, f"sees {eyes}{hand}"]
+
+
 def notes_on(runs):
     """Lines that tell a network and its scores."""
-    notes = []
-    model = runs[0]["model"]
-    if model:
-        copies = f"{'+'.join(model['split'])} by {model['route']}"
-        notes.append(copies if model.get("split") else "nothing split")
-    if "see" in model:
-        eyes = "an encoder" if model["see"] == "encoder" else model["see"]
-        eyes = f"by {eyes}" if model["see"] == "encoder" else eyes
-        hand = ", own head" if model["own_head"] else ""
-        notes.append(f"sees {eyes}{hand}")
+    notes = list(runs[0]["notes"])
     for name in ("toy-GenEval", "answered"):
         if all(name in run["scores"] for run in runs):
             values = [run["scores"][name] for run in runs]
@@ -153,18 +182,27 @@ def main():
     speak_plainly()
     args = p.parse_args()
     groups = [names.split(",") for names in args.out or [latest_run()]]
+    for names, folders in zip(args.out, groups):
+        if "" in folders:
+            sys.exit(f"{names}: a folder's name is empty; wanted is OUT, or OUT1,OUT2 for a mean")
+    png = picture_of(groups, args.png)
     runs = [(title_of(folders), mean_run(folders)) for folders in groups]
     for title, run in runs:
         print_table(title, run)
 
-    png = Path("out/interaction.png")
-    if len(groups) == 1 and len(groups[0]) == 1:
-        png = Path(groups[0][0]) / "interaction.png"
-    if args.png:
-        png = Path(args.png)
     try:
-        png.parent.mkdir(parents=True, exist_ok=True)
         draw_curves(runs, png)
-    except (OSError, ValueError) as e:
+    except OSError as e:
         sys.exit(f"--png {png}: cannot be written ({e})")
     print(f"\npicture: {png}")
+
+
+def picture_of(groups, named):
+    """Where the picture goes, a place that can be written."""
+    if named:
+        refuse_no_picture("--png", named)
+        return Path(named)
+    if len(groups) == 1 and len(groups[0]) == 1:
+        return Path(groups[0][0]) / "interaction.png"
+    Path("out").mkdir(exist_ok=True)
+    return Path("out/interaction.png")

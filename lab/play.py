@@ -14,8 +14,10 @@ from lab.speed import speed
 from sample import answer, draw
 from systems.runs import latest_run, load_model
 from tools.device import find_device
+from tools.faults import expect_faults
+from tools.files import refuse_unwritable
 from tools.flags import Parser, printable, speak_plainly
-from tools.sheet import sheet
+from tools.sheet import refuse_no_picture, sheet
 from toy.judge import judge
 from toy.words import dense
 
@@ -51,13 +53,18 @@ def read_flags():
         sys.exit("--image and --ask go together: a picture, and a question about it")
     if not 0 <= args.seed < 2**31:
         sys.exit(f"--seed {args.seed}: wanted is a number from 0 to {2**31 - 1:,}")
-    infinite = float("inf")
-    fine = (args.n >= 1 and 0 <= args.temperature < infinite and args.top_k >= 0
-            and 0 < args.top_p <= 1 and 0 <= args.cfg < infinite)
-    if not fine:
-        sys.exit(f"--n {args.n} --temperature {args.temperature} --top_k {args.top_k} "
-                 f"--top_p {args.top_p} --cfg {args.cfg}: wanted is n of at least 1, "
-                 "top_p above 0 and up to 1, the others not negative")
+    if args.n < 1:
+        sys.exit(f"--n {args.n}: wanted is at least 1")
+    if not 0 < args.top_p <= 1:
+        sys.exit(f"--top_p {args.top_p}: wanted is a number above 0, and 1 at most")
+    for name in ("temperature", "top_k", "cfg"):
+        value = getattr(args, name)
+        if not 0 <= value < float("inf"):
+            sys.exit(f"--{name} {value}: wanted is a number that is not negative")
+    if args.prompt:
+        refuse_no_picture("--png", args.png)
+    if args.prompts:
+        refuse_unwritable("--folder", args.folder)
     return args
 
 
@@ -114,6 +121,7 @@ def main():
     """Draws, answers, both, or converses, as the flags say."""
     speak_plainly()
     args = read_flags()
+    expect_faults("draw fewer pictures at a time (--n)")
     folder = args.out or latest_run()
     print(f"run: {folder}", file=sys.stderr)
     device = find_device(args.device)

@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 
 from data import TASKS
-from model import PRESETS, ROUTERS, SIZES
-from systems.dial import MATCH
+from model import PRESETS, ROUTERS, SIZES, Config
+from systems.dial import MATCH, with_flags
 from systems.runs import latest_run, read_config
 from tools.device import find_device
+from tools.faults import expect_faults
 from tools.files import refuse_unwritable
 from tools.flags import Parser, speak_plainly
 from tools.processes import world
@@ -128,6 +129,8 @@ def read_flags():
     if args.resume:
         take_from_run(args)
     check_numbers(args)
+    check_ratio(args)
+    check_dial(args)
     args.device = find_device(args.device)
     fill_in(args)
     if args.aia and phase_begins(args) >= args.steps:
@@ -137,6 +140,8 @@ def read_flags():
         sys.exit("--fsdp: shards are for several processes; start them with: "
                  "torchrun --nproc_per_node=N train.py --fsdp ...")
     check_out(args)
+    expect_faults("take a step's rows in more parts (--accumulate 2), or fewer rows (--batch_size)",
+                  f"go on from what was saved in {args.out} with the same command and --resume")
     if args.init_from:
         read_config(args.init_from)  # says at once that there is no such run
     return args
@@ -171,9 +176,34 @@ def check_numbers(args):
         if name == "aia_start" and not 0 <= value <= 1:
             sys.exit(f"--{name} {value}: wanted is a share from 0 to 1")
         if not least <= value < float("inf"):
-            sys.exit(f"--{name} {value}: wanted is at least {least}")
+            sys.exit(f"--{name} {value}: wanted is a number of at least {least}")
         if value >= 2**63:  # more than torch and numpy can count
             sys.exit(f"--{name} {value}: wanted is less than {2**63:,}")
+    if args.lr == 0:
+        sys.exit("--lr 0: nothing would be learned; wanted is more than 0")
+
+
+def check_ratio(args):
+    """Both tasks are to have rows, unless one alone is trained."""
+    ratio = args.ratio or "1:1"
+    if not re.fullmatch(r"\d+:\d+", ratio):
+        sys.exit(f"--ratio {ratio}: wanted is generate:understand, such as 1:1 or 2:1")
+    if 0 in [int(number) for number in ratio.split(":")]:
+        sys.exit(f"--ratio {ratio}: leaves a task without rows; wanted is generate:understand, "
+                 "both at least 1, or one --task")
+
+
+def dial_of(args):
+    """The flags of add_dial(), as with_flags() takes them."""
+    return {name: getattr(args, name) for name in Config.DIAL}
+
+
+def check_dial(args):
+    """Exits with one line if the dial cannot be turned so, for whatever size and data."""
+    try:
+        with_flags(Config(), args.arch, **dial_of(args))
+    except ValueError as e:
+        sys.exit(f"--arch {args.arch}, with its flags: {e}")
 
 
 def fill_in(args):
@@ -259,8 +289,6 @@ def stages_of(args):
 
 def rows_a_step(args, ratio):
     """{task: number of rows}. Each part of a step is to have as many of each task as any other."""
-    if not re.fullmatch(r"\d+:\d+", ratio) or not re.search("[1-9]", ratio):
-        sys.exit(f"--ratio {ratio}: wanted is generate:understand, such as 1:1 or 2:1")
     of_generate, of_understand = [int(number) for number in ratio.split(":")]
     share = of_generate / (of_generate + of_understand)
     if args.task != "both":
@@ -272,7 +300,10 @@ def rows_a_step(args, ratio):
                  "take more, or one --task")
     parts = world * args.accumulate
     if drawn % parts or seen % parts:
+        taken = f"--accumulate {args.accumulate}"
+        if world > 1:
+            taken = f"{world} processes x {taken}"
         sys.exit(f"--batch_size {args.batch_size}: {drawn} rows to generate and {seen} to "
-                 f"understand; both are to be multiples of {parts} ({world} processes x "
-                 f"--accumulate {args.accumulate}), so that each part weighs the same")
+                 f"understand; both are to be multiples of {parts} ({taken}), so that each part "
+                 "weighs the same")
     return {"generate": drawn, "understand": seen}

@@ -26,6 +26,8 @@ def latest_run():
 def read_config(folder):
     """What the config.json of a run says. Exits with one line if it is no run that can be read."""
     file = Path(folder) / "config.json"
+    if Path(folder).is_file():
+        sys.exit(f"{folder}: is a file; wanted is the folder of a run")
     if not file.exists():
         sys.exit(f"{folder}: no run here (config.json is missing); "
                  f"train one: python train.py --out {folder}")
@@ -77,8 +79,7 @@ def load_model(folder, device="cpu", file="ckpt.pt"):
         model = build(Config(**config["model"])).to(device)
         model.load_state_dict(load_state(folder / file, device)["model"])
     except Exception as e:  # a damaged file may trip torch anywhere
-        reason = " ".join(str(e).split())[:100]
-        sys.exit(f"{folder}: {file} or config.json is damaged ({reason}); train it again")
+        sys.exit(f"{folder}: {file} or config.json is damaged ({first_line(e)}); train it again")
     return model.eval(), config
 
 

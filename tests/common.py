@@ -5,6 +5,7 @@ networks and rows for them.
 import json
 import runpy
 import signal
+import socket
 import sys
 from pathlib import Path
 
@@ -62,6 +63,17 @@ def as_if_trained_for(task, run, out):
     for name in ("ckpt.pt", "tokenizer.pt"):
         (out / name).symlink_to(run / name)
     return out
+
+
+def free_ports(n):
+    """For processes that meet on this machine."""
+    sockets = [socket.socket() for _ in range(n)]
+    for s in sockets:
+        s.bind(("127.0.0.1", 0))
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
 
 
 def weights(out, file="ckpt.pt"):

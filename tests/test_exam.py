@@ -518,7 +518,7 @@ def test_the_command_adds_its_scores_to_those_of_the_run(run, monkeypatch, capsy
 
 def test_the_command_refuses_in_one_line(run, monkeypatch):
     (run / "scores.json").write_text("{")
-    for args, why in (((run, "--cfg", "nan"), "--cfg nan: wanted"), ((run,), "not JSON")):
+    for args, why in (((run, "--cfg", "nan"), "--cfg nan: wanted"), ((run,), "holds no scores")):
         with pytest.raises(SystemExit, match=why) as refused:
             call(monkeypatch, *args)
         assert "\n" not in refused.value.code

@@ -9,7 +9,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
+from runpy import run_path
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from data import ImageTokenizer, checksum, load_dataset
-from tests.common import HERE, run, same, train, weights
+from tests.common import HERE, free_ports, run, same, short_run, train, weights
 from tools.files import load_state, locked, save_state
 from toy import build
 from toy.build import build_toy
@@ -303,12 +305,160 @@ def kill_me():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def test_a_build_that_is_told_to_end_leaves_nothing(tmp_path):
+    building = subprocess.Popen([sys.executable, "data.py", "--out", tmp_path / "toy"], cwd=HERE,
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    wait_until((tmp_path / "toy.part").exists)
+    building.terminate()
+    said, _ = building.communicate(timeout=60)
+    assert building.returncode == 1
+    assert b"stopped before anything was written" in said and b"Traceback" not in said
+    assert not list(tmp_path.iterdir())
+
+
+def wait_until(true, seconds=60):
+    end = time.time() + seconds
+    while not true():
+        assert time.time() < end, "it never came"
+        time.sleep(.05)
+
+
+# ---------------------------------------------------------------------------------------------
+# several processes
+
+
+def one_of_two(words, rank, port, dies=False):
+    """One of two processes that train together, which may be killed in its fifth step."""
+    code = f"from tests.test_faults import take_part; take_part({dies})"
+    environment = os.environ | {"WORLD_SIZE": "2", "RANK": str(rank), "OMP_NUM_THREADS": "1",
+                                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return subprocess.Popen([sys.executable, "-c", code, *map(str, words)], cwd=HERE,
+                            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def take_part(dies):
+    step = Muon.step
+    taken = []
+
+    def step_until_killed(self):
+        taken.append(1)
+        if len(taken) == 5:
+            kill_me()
+        return step(self)
+
+    if dies:
+        Muon.step = step_until_killed
+    run_path("train.py", run_name="__main__")
+
+
+def two(words, dies=False):
+    """What the first of two processes printed on stderr, in lines, and how both ended."""
+    port = free_ports(1)[0]
+    jobs = [one_of_two(words, 0, port), one_of_two(words, 1, port, dies)]
+    errors = [job.communicate(timeout=120)[1].decode() for job in jobs]
+    return errors[0].strip().splitlines(), [job.returncode for job in jobs]
+
+
+def test_a_killed_process_ends_all_in_one_line_and_they_can_be_resumed(toy, tmp_path):
+    words = [*short_run(toy, tmp_path / "run"), *SIX_STEPS, "--aia", .5]
+    said, ended = two(words, dies=True)
+    assert ended == [1, -signal.SIGKILL]
+    assert "Traceback" not in "".join(said)
+    assert any("another of the processes is gone" in line and "--resume" in line for line in said)
+    assert load_state(tmp_path / "run" / "ckpt.pt")["step"] == 3
+
+    said, ended = two([*words[:4], "--resume"])
+    assert ended == [0, 0], said
+    said, ended = two([*short_run(toy, tmp_path / "whole"), *SIX_STEPS, "--aia", .5])
+    assert ended == [0, 0], said
+    assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+    logs = [(tmp_path / name / "log.csv").read_text() for name in ("run", "whole")]
+    assert logs[0] == logs[1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it takes Linux to end with one's parent")
+def test_a_reference_does_not_train_on_when_its_run_was_killed(toy, tmp_path):
+    shutil.copytree(toy.folder, tmp_path / "mine")
+    meta = json.loads((tmp_path / "mine" / "meta.json").read_text())
+    meta["kind"] = "real"  # nothing is shipped for it
+    (tmp_path / "mine" / "meta.json").write_text(json.dumps(meta))
+    words = [*short_run(load_dataset(tmp_path / "mine"), tmp_path / "run"), "--aia", 1,
+             "--reference", "small", "--steps", 5000, "--eval_every", 5]
+    training = subprocess.Popen([sys.executable, "train.py", *map(str, words)], cwd=HERE,
+                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    saved = tmp_path / "mine" / "reference-nano-5000-generate" / "ckpt.pt"
+    wait_until(saved.exists)
+    training.kill()
+    training.wait()
+    wait_until(lambda: can_be_locked(saved.parent), 5)
+
+
+def can_be_locked(folder):
+    """Whether no process writes there: asked by one that ends at once."""
+    code = "import sys; from tools.files import lock; sys.exit(not lock(sys.argv[1]))"
+    return subprocess.run([sys.executable, "-c", code, folder], cwd=HERE).returncode == 0
+
+
+# ---------------------------------------------------------------------------------------------
+# faults of the machine
+
+
+@pytest.mark.parametrize("fault", ["torch.empty(2**50)", "numpy.empty(2**50)"])
+def test_no_memory_is_said_in_one_line_with_what_to_do(fault):
+    code = ("import torch, numpy; from tools.faults import expect_faults; "
+            f"expect_faults('take less'); {fault}")
+    ended = subprocess.run([sys.executable, "-c", code], cwd=HERE, stderr=subprocess.PIPE)
+    assert ended.returncode == 1
+    assert ended.stderr == b"out of memory: take less\n"
+
+
+def test_a_fault_that_may_be_ours_keeps_its_traceback():
+    code = "from tools.faults import expect_faults; expect_faults('take less'); 1 / 0"
+    ended = subprocess.run([sys.executable, "-c", code], cwd=HERE, stderr=subprocess.PIPE)
+    assert ended.stderr.startswith(b"Traceback") and b"ZeroDivisionError" in ended.stderr
+
+
+def test_a_missing_compiler_is_said_at_once(toy, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    said = train(toy, tmp_path / "run", "--compile")
+    assert one_line(said, "--compile", "no C compiler", "leave the flag out")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name, content", [
+    ("interaction.json", "[]"), ("interaction.json", "[" * 100_000),
+    ("interaction.json", '{"history": [1]}'), ("interaction.json", '{"history": {}}'),
+    ("interaction.json", '{"history": [{"step": 0, "phase": 0}]}'),
+    ("interaction.json", '{"history": [{"step": 0, "phase": 0, "generate": '
+                         '{"mean": ["x"], "std": [0]}}]}'),
+    ("interaction.json", '{"history": [{"step": 0, "phase": 0, "generate": '
+                         '{"mean": [NaN], "std": [0]}}]}'),
+    ("scores.json", "[]"), ("scores.json", '{"summary": {"answered": {}}}'),
+    ("config.json", '{"model": {}}')])
+def test_damaged_curves_are_refused_in_one_line(trained, tmp_path, name, content):
+    for file in ("interaction.json", "config.json", "scores.json"):
+        shutil.copy(trained / file, tmp_path / file)
+    (tmp_path / name).write_text(content)
+    assert one_line(run("aia.py", tmp_path), name, "damaged", tmp_path)
+
+
+@pytest.mark.parametrize("content", ["[]", "[" * 100_000, '{"loss": 1}', '{"loss": {"a": 1}}'])
+def test_damaged_scores_are_refused_before_anything_is_drawn(trained, tmp_path, content):
+    for file in ("ckpt.pt", "config.json", "tokenizer.pt"):
+        (tmp_path / file).symlink_to(trained / file)
+    (tmp_path / "scores.json").write_text(content)
+    said = run("exam/__main__.py", tmp_path, "--device", "cpu")
+    assert one_line(said, tmp_path / "scores.json", "holds no scores", "remove it")
+
+
 # ---------------------------------------------------------------------------------------------
 # a hundred bad inputs
 
 RUN = "RUN"    # stands for the folder of a run
 TOY = "TOY"    # stands for a data set
 FILE = "FILE"  # stands for a file of text
+NEW = "NEW"    # stands for a folder that is not there
 
 BAD_FLAGS = {
     "train.py": [
@@ -325,7 +475,8 @@ BAD_FLAGS = {
         ("--reference", "RUN,nowhere"), ("--split", "ffm"), ("--split", "ends"),
         ("--split", "qkv", "--route", "learned"), ("--route", "task"), ("--experts", 2),
         ("--experts", 0), ("--shared",), ("--fsdp",), ("--device", "cuda:99"),
-        ("--device", "abacus"), ("--device", ""), ("--aia", 1, "--aia_start", 1),
+        ("--device", "abacus"), ("--device", ""), ("--device", "tpu"), ("--lr", 0),
+        ("--ratio", "0:1"), ("--aia", 1, "--aia_start", 1),
         ("--arch", "evev2", "--see", "tokens", "--stages", "on"), ("--resume", "--out", "nowhere"),
         ("--resume", "--out", RUN), ("--resume", "--out", RUN, "--lr", 1)],
     "sample.py": [
@@ -335,14 +486,16 @@ BAD_FLAGS = {
             ("--n", 0), ("--n", -1), ("--cfg", -1), ("--cfg", "nan"), ("--cfg", "inf"),
             ("--temperature", -1), ("--temperature", "nan"), ("--top_k", -1), ("--top_p", 0),
             ("--top_p", 2), ("--seed", -1), ("--seed", 2**64), ("--png", ""), ("--png", "FILE/x"),
-            ("--png", "x.nothing"), ("--device", "abacus"))],
+            ("--png", "x.nothing"), ("--png", "NEW/x.png"), ("--png", RUN),
+            ("--device", "abacus"))],
         (RUN, "--prompts", "nowhere"), (RUN, "--prompts", TOY), (RUN, "--ask", "what?"),
         (RUN, "--image", FILE), (RUN, "--image", FILE, "--ask", "what?"),
         (RUN, "--image", "nowhere.png", "--ask", "what?"), (RUN, "--image", TOY, "--ask", "what?"),
         (RUN, "--image", "assets/scene.png", "--ask", " "),
         (RUN, "--image", "assets/scene.png", "--ask", "what " * 300), (RUN, "--score",)],
-    "aia.py": [("nowhere",), (FILE,), (TOY,), ("RUN,nowhere",), (RUN, "--png", "FILE/x"),
-               (RUN, "--png", "x.nothing")],
+    "aia.py": [("nowhere",), (FILE,), (TOY,), ("RUN,nowhere",), ("RUN,",),
+               (RUN, "--png", "FILE/x"), (RUN, "--png", "x.nothing"), (RUN, "--png", "NEW/x.png"),
+               (RUN, "--png", RUN)],
     "data.py": [
         ("--n", 0), ("--n", -5), ("--seed", -1), ("--seed", 2**31), ("--tokenizer_steps", 0),
         ("--out", TOY), ("--out", FILE), ("--out", "FILE/x"), ("--out", ""), ("--json", "nowhere"),
@@ -360,7 +513,7 @@ def test_bad_input_is_refused_in_one_line(script, flags, toy, trained, tmp_path)
     """It names the flag or the file and its value, and comes before anything long begins."""
     file = tmp_path / "text.txt"
     file.write_text("some words")
-    places = {RUN: trained, TOY: toy.folder, FILE: file}
+    places = {RUN: trained, TOY: toy.folder, FILE: file, NEW: tmp_path / "new"}
     words = []
     for flag in flags:
         for name, place in places.items():
@@ -374,6 +527,6 @@ def test_bad_input_is_refused_in_one_line(script, flags, toy, trained, tmp_path)
     assert isinstance(said, str), "it went on"
     assert "\n" not in said.strip()
     assert len(said) < 600
-    assert not (tmp_path / "out" / "ckpt.pt").exists()
+    assert not (tmp_path / "out").exists() and not (tmp_path / "new").exists()
     named = [part.strip() for word in words[-len(flags):] for part in word.split(",")]
     assert any(part.lstrip("-")[:40] in said for part in named if part), said

@@ -130,7 +130,7 @@ def test_seeds_become_one_run_with_their_spread(tmp_path):
     longer = json.loads((tmp_path / "s1" / "interaction.json").read_text())
     longer["history"] *= 2
     (tmp_path / "s1" / "interaction.json").write_text(json.dumps(longer))
-    with pytest.raises(SystemExit, match="runs of different length have no mean"):
+    with pytest.raises(SystemExit, match="runs of different steps, tasks or layers"):
         mean_run([str(tmp_path / "s0"), str(tmp_path / "s1")])
 
 
@@ -217,7 +217,7 @@ def test_a_file_of_prompts_becomes_a_folder_of_pictures(trained, tmp_path, capsy
     (("--image", "README.md", "--ask", "what?"), "no picture"),
     (("--ask", "what?"), "go together"),
     (("--prompt", "a", "--cfg", "nan"), "not negative"),
-    (("--prompt", "a", "--png", "no/x.png"), "cannot be written"),
+    (("--prompt", "a", "--png", "no/x.png"), "there is no folder"),
     (("--score",), "python -m exam")])
 def test_what_cannot_be_done_is_said_in_one_line(trained, flags, why):
     said = run("sample.py", trained, *flags)

@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 
@@ -22,8 +21,8 @@ import sample
 from data import TASKS, load_dataset
 from model import PRESETS, SECOND_COPIES, Config, Transformer
 from systems import build
-from tests.common import (HERE, as_if_trained_for, names_of, run, same, short_run, train,
-                          weights)
+from tests.common import (HERE, as_if_trained_for, free_ports, names_of, run, same, short_run,
+                          train, weights)
 from tools.muon import Muon
 
 pytest_plugins = "tests.fixtures"
@@ -207,16 +206,6 @@ def begin(toy, out, *flags, rank=0, world=1, port=0):
                             env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
-def free_ports(n):
-    sockets = [socket.socket() for _ in range(n)]
-    for s in sockets:
-        s.bind(("127.0.0.1", 0))
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
-
-
 def numbers_of(log):
     with open(log) as f:
         lines = list(csv.DictReader(f))
@@ -317,8 +306,8 @@ def test_a_branch_of_a_staged_run_goes_on_with_its_last_stage(toy, tmp_path, qui
     (("--split", "ffm"), "any of norm, qkv, ffn, ends"),
     (("--split", "qkv", "--route", "learned"), "routers choose among copies of ffn"),
     (("--experts", 2), "need a router"),
-    (("--steps", 0), "--steps 0: wanted is at least 1"),
-    (("--aia", "nan"), "--aia nan: wanted is at least 0"),
+    (("--steps", 0), "--steps 0: wanted is a number of at least 1"),
+    (("--aia", "nan"), "--aia nan: wanted is a number of at least 0"),
     (("--aia_start", 1.5), "wanted is a share from 0 to 1"),
     (("--aia", 1, "--aia_start", 1), "leaves none of the 20 steps to AIA"),
     (("--fsdp",), "shards are for several processes"),

@@ -3,7 +3,9 @@ tools/device.py: the machine. Which device there is, what its matrix products ar
 fast it could be, and what becomes of memory that is freed.
 """
 import ctypes
+import os
 import re
+import shutil
 import sys
 
 import torch
@@ -42,12 +44,15 @@ def keep_freed_memory():
 def find_device(name=None):
     """A device that works: the one named, or the best there is. Exits with one line if not."""
     if name is None:
-        name = best_device()
+        return best_device()
+    if name.split(":")[0] not in ("cpu", "cuda", "mps"):
+        sys.exit(f"--device {name}: wanted is cpu, cuda or mps")
     try:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as e:  # only trying tells
         reason = str(e).splitlines()[0]
-        sys.exit(f"--device {name}: cannot be used here ({reason})")
+        sys.exit(f"--device {name}: cannot be used here ({reason}); leave the flag out, and the "
+                 f"best that works is taken: {best_device()}")
     return name
 
 
@@ -116,15 +121,24 @@ def describe(device):
     return f"{device} ({gpu})" if gpu else str(device)
 
 
+def has_compiler():
+    """Whether torch.compile() finds what it compiles with."""
+    names = (os.environ.get("CXX", "g++"), "g++", "clang++", "gcc", "clang", "cc", "cl")
+    return any(shutil.which(name) for name in names)
+
+
 def compile_layers(model, choice=None):
     """
     Compiles a Transformer's layers with torch.compile, where they stand. choice: True, False or
     None: on a GPU, but not with routers, whose experts' shares differ in size each time.
     """
     if choice is None:
-        choice = model.rotary.is_cuda and not model.config.routed()
+        choice = model.rotary.is_cuda and not model.config.routed() and has_compiler()
     if not choice:
         return
+    if not has_compiler():
+        sys.exit("--compile: there is no C compiler here; install one, such as gcc, or leave the "
+                 "flag out")
     # one graph serves all layers; there is one for each task, with AIA and without, in each stage
     torch._dynamo.config.recompile_limit = 64
     for block in model.blocks:

@@ -2,13 +2,29 @@
 tools/sheet.py: pictures beside each other on one page, each with what belongs to it below.
 """
 import math
+import sys
 import textwrap
+from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
+
+from tools.files import refuse_unwritable
 
 INK = (40, 40, 46)
 MARGIN = 12  # pixels around each picture
 LINE = 16    # pixels a line of text
+
+
+def refuse_no_picture(flag, file):
+    """Exits with one line unless a picture can be written as this file."""
+    file = Path(file)
+    if Image.registered_extensions().get(file.suffix.lower()) not in Image.SAVE:
+        sys.exit(f"{flag} {file}: is no name of a picture; one that ends in .png is wanted")
+    if not file.parent.is_dir():
+        sys.exit(f"{flag} {file}: there is no folder {file.parent}; make it, or name another")
+    if file.is_dir():
+        sys.exit(f"{flag} {file}: is a folder; the name of a picture is wanted")
+    refuse_unwritable(flag, file.parent)
 
 
 def sheet(pictures, texts, path, columns=8, zoom=144):

@@ -11,7 +11,7 @@ import sys
 from collections import namedtuple
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import product
 from multiprocessing import get_context
@@ -31,6 +31,7 @@ from toy.world import CANVAS, COLORS, SHAPES, SIZES, make_scenes, render_all
 
 CHUNK = 40_000  # scenes that are made up at a time; there must be memory for twice as many
 PIECE = 1000    # scenes of a chunk that a process takes at a time
+STOPPING = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C, and kill
 
 # a chunk or a piece: scenes number first .. first + n - 1 of a split ("train" or "val")
 Span = namedtuple("Span", "split first n")
@@ -155,6 +156,8 @@ def become_worker():
     keep_freed_memory()
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):  # see undisturbed()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
 
 
 def begin(pool, work, chunk, told):
@@ -165,7 +168,20 @@ def begin(pool, work, chunk, told):
         pieces.append((span, told[start:start + span.n]))
     if pool is None:
         return map(work, pieces)  # here, and not before it is asked for
-    return results_of([pool.submit(work, piece) for piece in pieces])
+    with undisturbed():
+        jobs = [pool.submit(work, piece) for piece in pieces]  # the first also starts the workers
+    return results_of(jobs)
+
+
+@contextmanager
+def undisturbed():
+    """Ctrl-C and kill wait meanwhile: a pool that is half started cannot be stopped."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    yield
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
 
 
 def results_of(jobs):

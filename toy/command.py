@@ -14,9 +14,10 @@ from pathlib import Path
 
 from data import ASSETS
 from tools.device import keep_freed_memory
+from tools.faults import expect_faults
 from tools.flags import Parser, speak_plainly
 from tools.processes import child, rank
-from toy.build import build_toy
+from toy.build import STOPPING, build_toy
 from toy.own import build_real
 from toy.tokenizer import train_toy_tokenizer
 from toy.world import CANVAS
@@ -32,7 +33,9 @@ def main():
     speak_plainly()
     args = read_flags()
     keep_freed_memory()  # arrays come and go: to ask the system for each anew takes time
-    signal.signal(signal.SIGINT, stop)
+    expect_faults("make fewer scenes (--n), or take fewer records")
+    for number in STOPPING:
+        signal.signal(number, stop)
     if args.train_tokenizer:
         canvas = CANVAS[args.size]
         path = ASSETS / f"tokenizer-{canvas}.pt"
@@ -76,7 +79,7 @@ def read_flags():
 
 
 def stop(signal_number, frame):
-    """Ctrl-C: what is half made is removed on the way out."""
+    """Ctrl-C, or kill: what is half made is removed on the way out."""
     sys.exit("\nstopped before anything was written")
 
 

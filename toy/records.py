@@ -37,8 +37,10 @@ def load_records(file):
         text = Path(file).read_text("utf-8-sig")
     except FileNotFoundError:
         sys.exit(f"{file}: no such file; --json names a LLaVA-style list of records")
-    except (UnicodeDecodeError, OSError) as e:
+    except UnicodeDecodeError as e:
         sys.exit(f"{file}: cannot be read ({e}); wanted is JSON in UTF-8")
+    except OSError as e:
+        sys.exit(f"{file}: cannot be read ({e.strerror}); wanted is a file of records")
     try:
         records = json.loads(text)
     except RecursionError:
@@ -51,6 +53,8 @@ def load_records(file):
         records = [records]  # one line: one record
     if not isinstance(records, list):
         sys.exit(f"{file}: holds a {type(records).__name__}, not a list of records")
+    if not records:
+        sys.exit(f"{file}: holds no record; wanted is a list of at least one")
     return records
 
 

@@ -1,0 +1,42 @@
+"""
+tools/faults.py: faults of the machine, not of the code, end a command in one line that says what
+to do, and not in a traceback.
+"""
+import re
+import sys
+import traceback
+from functools import partial
+
+import torch
+from tqdm import tqdm
+
+# what torch raises as a RuntimeError where memory ends, and where a process of several is gone
+NO_MEMORY = "out of memory|can't allocate memory|not enough memory"
+LOST_PROCESS = "Connection (closed|reset|refused)|NCCL|gloo|ProcessGroup"
+
+
+def expect_faults(no_memory, lost_process=""):
+    """Sets what to do if memory ends, or if one of several processes that train is gone."""
+    sys.excepthook = partial(end, no_memory, lost_process)
+
+
+def end(no_memory, lost_process, kind, e, where):
+    """What Python calls last, with an exception that nobody caught."""
+    line = in_one_line(e, no_memory, lost_process)
+    if line is None:
+        traceback.print_exception(kind, e, where)
+    else:
+        tqdm.write(line, file=sys.stderr)  # above a bar that is still there
+
+
+def in_one_line(e, no_memory, lost_process=""):
+    """An exception as a line that says what to do; None if the fault may be in the code."""
+    if isinstance(e, (MemoryError, torch.OutOfMemoryError)):
+        return f"out of memory: {no_memory}"
+    if not isinstance(e, RuntimeError):
+        return None
+    if re.search(NO_MEMORY, str(e)):
+        return f"out of memory: {no_memory}"
+    if lost_process and re.search(LOST_PROCESS, str(e)):
+        return f"another of the processes is gone: {lost_process}"
+    return None
