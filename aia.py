@@ -82,13 +82,13 @@ def correlation(now):
 #
 # {"name": ..., task: {"curve": [L], "target": [L], "threshold": [L]}, ...}
 #
-# The paper does not aim at each layer's own value: it cuts the curve into stages, ranges of
-# neighbouring layers that share a target and a threshold.
+# The paper does not aim at each layer's own value: it cuts the curve into ranges of neighbouring
+# layers that share a target and a threshold.
 
-# From which of Emu3's 32 layers on, which threshold and target (paper, tables S4 and S5)
+# (from which of Emu3's 32 layers on, target, threshold) (paper, tables S4 and S5)
 PAPER = {
-    "generate": [(0, .2, .4), (10, .1, .4), (25, .05, .2)],
-    "understand": [(0, .05, .1), (10, .05, .15), (20, .05, .3), (31, .05, .2)],
+    "generate": [(0, .4, .2), (10, .4, .1), (25, .2, .05)],
+    "understand": [(0, .1, .05), (10, .15, .05), (20, .3, .05), (31, .2, .05)],
 }
 
 
@@ -97,8 +97,8 @@ def reference(kind, n_layer, size=None, steps=None, dataset=None, device="cpu"):
     The targets for a network of n_layer layers; {} if there are none yet.
 
       paper    the published table, laid over relative depth
-      small    those of small single-task networks of this size and these steps: they ship for the
-               toy world, for other data sets train.py makes them
+      small    those of small single-task networks: for the toy world they ship, a network a size;
+               for other data sets train.py makes them, of this size and these steps
       a path   a run's folder, or two with a comma between: what is measured on them
     """
     if kind == "paper":
@@ -112,7 +112,7 @@ def reference(kind, n_layer, size=None, steps=None, dataset=None, device="cpu"):
     targets = {"name": kind}
     for task, curve in curves.items():
         curve = at_depth(curve, n_layer)
-        target, threshold = stages(curve)
+        target, threshold = in_ranges(curve)
         targets[task] = {"curve": curve, "target": target, "threshold": threshold}
     return targets
 
@@ -125,8 +125,8 @@ def paper_targets(n_layer):
         for layer in range(n_layer):
             depth = layer / n_layer
             row = [row for row in rows if row[0] / 32 <= depth][-1]
-            threshold.append(row[1])
-            target.append(row[2])
+            target.append(row[1])
+            threshold.append(row[2])
         targets[task] = {"curve": target, "target": target, "threshold": threshold}
     return targets
 
@@ -164,7 +164,7 @@ def at_depth(curve, n_layer):
     return np.interp(here, there, curve).tolist()
 
 
-def stages(curve, n=3):
+def in_ranges(curve, n=3):
     """
     Cuts a curve [L] into n ranges of neighbouring layers, where that leaves the least squared
     deviation from the ranges' means. Returns two numbers a layer: target [L], its range's mean, and

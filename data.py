@@ -182,11 +182,11 @@ def make_row(enc, first_image, codes, prompt=None, turns=()):
     WATCHING: the interaction is the attention that WATCHED tokens receive from WATCHING ones.
 
     generate, given a prompt (caption): from image tokens to text.
-        position   0        1        2        3         4         5        6        ...   68
-        token      <|bos|>  a        ⎵red     ⎵circle   <|boi|>   img      img      ...   img
-        TARGET                                                    x        x        ...   x
+        position   0        1        2        3         4         5        6    ...  67   68
+        token      <|bos|>  a        ⎵red     ⎵circle   <|boi|>   img      img  ...  img  img
+        TARGET                                                    x        x    ...  x    x
         WATCHED             x        x        x
-        WATCHING                                        x         x        x        ...
+        WATCHING                                        x         x        x    ...  x
 
     understand, given turns [(question, answer), ...]: from answers to image tokens.
         position   0        1        2    ...  65   66       67    ...  72  73          74   75
@@ -195,9 +195,9 @@ def make_row(enc, first_image, codes, prompt=None, turns=()):
         WATCHED                      x    ...  x
         WATCHING                                                            x           x
 
-    A token is WATCHING if the next one is a TARGET: a one-word answer is decided at <|answer|>,
-    and its own place would only tell how <|end|> was found. (The paper takes the answer's own
-    tokens, which for long answers is the same but for one.)
+    WATCHING is where a target is predicted, which is one place before it: `red` at <|answer|>, and
+    <|end|> at `red`. (The paper takes the answer's own places: it would miss the first, where a
+    one-word answer is decided.)
     """
     special = enc._special_tokens
     image = [first_image + int(code) for code in codes]
@@ -249,7 +249,7 @@ def describe(ids, roles, first_image, n_codes, n_image, route=None):
     """
     is_code = (ids >= first_image) & (ids < first_image + n_codes)
     nth = is_code.cumsum(1) - 1  # how many image tokens stand before this one
-    target = roles & TARGET > 0
+    target = (roles & TARGET) > 0
     generated = target & is_code
     row = {
         "ids": ids,
@@ -258,8 +258,8 @@ def describe(ids, roles, first_image, n_codes, n_image, route=None):
         "target": target,
         "generated": generated,
         "drawing": draws_next(target, generated),
-        "watched": roles & WATCHED > 0,
-        "watching": roles & WATCHING > 0,
+        "watched": (roles & WATCHED) > 0,
+        "watching": (roles & WATCHING) > 0,
     }
     if route == "modality":
         row["copy"] = ids >= first_image
@@ -273,12 +273,16 @@ def describe(ids, roles, first_image, n_codes, n_image, route=None):
 
 
 def draws_next(target, generated):
-    """(B, T): whether the first target after a token is of a picture; after the last, that one."""
+    """
+    (B, T): whether the target that comes next after a token is of a picture. Tokens after the last
+    target have none to come: they take its answer.
+    """
     B, T = target.shape
     position = np.arange(T)
     next_target = np.full((B, T), T)
     next_target[:, :-1] = np.where(target, position, T)[:, 1:]
-    next_target = np.minimum.accumulate(next_target[:, ::-1], 1)[:, ::-1]  # from the right
+    # the nearest one ahead: a running minimum from the right
+    next_target = np.minimum.accumulate(next_target[:, ::-1], 1)[:, ::-1]
     last_target = np.where(target, position, -1).max(1, keepdims=True)
     return np.take_along_axis(generated, np.minimum(next_target, last_target), 1)
 
@@ -288,11 +292,11 @@ def window(row, first, last, device="cpu"):
     Tokens first .. last - 1 of described rows, as the network takes them: tensors (B, T) on the
     device, named as in describe(). What each of them is to predict stands one further:
 
-      targets    the next token
-      loss       whether the next token is a target, so that its prediction counts in the loss
-      draws      whether the next token belongs to a picture that is being generated
+      targets         the next token
+      loss            whether the next token is a target: its prediction counts in the loss
+      next_generated  whether the next token belongs to a picture that is being generated
 
-    And three counts as plain numbers, made here on the host so that no GPU is waited for:
+    And three counts as plain numbers, made here, as a GPU would have to be waited for:
 
       copy_sizes   [how many tokens take copy 0, how many copy 1]
       loss_sizes   [how many targets are words, how many are of a picture being generated]
@@ -305,10 +309,10 @@ def window(row, first, last, device="cpu"):
         batch[name] = row[name][:, now]
     batch["targets"] = row["ids"][:, after]
     batch["loss"] = row["target"][:, after]
-    batch["draws"] = row["generated"][:, after]
+    batch["next_generated"] = row["generated"][:, after]
     second = int(batch["copy"].sum())
     copy_sizes = [batch["copy"].size - second, second]
-    drawn = int((batch["loss"] & batch["draws"]).sum())
+    drawn = int((batch["loss"] & batch["next_generated"]).sum())
     loss_sizes = [int(batch["loss"].sum()) - drawn, drawn]
     n_generated = int(batch["generated"].sum())
     batch = {name: send(torch.from_numpy(x), device) for name, x in batch.items()}
@@ -334,10 +338,11 @@ def to_batch(ids, roles, first_image, n_codes, n_image, route=None, pixels=None,
     """
     ids = ids.astype(np.int64)
     roles = np.array(roles)
-    draws = ((roles & TARGET > 0) & (ids >= first_image)).any()
-    if route is not None and draws:
-        # the last image token predicts nothing, but counts: so all rows have as many as there
-        # are in a picture, and the sizes of the copies' shares stay the same from batch to batch
+    any_generated = (((roles & TARGET) > 0) & (ids >= first_image)).any()
+    if route is not None and any_generated:
+        # window() drops the last column, as nothing is predicted from it. There the longest rows
+        # have their last image token, the others padding. With a column more every row keeps all
+        # of its picture, so that the copies' shares have the same sizes in every batch
         ids = np.pad(ids, ((0, 0), (0, 1)))
         roles = np.pad(roles, ((0, 0), (0, 1)))
     row = describe(ids, roles, first_image, n_codes, n_image, route)

@@ -1,5 +1,5 @@
 """
-model.py: the transformer and its dial. Read it after data.py; aia.py comes next.
+model.py: the transformer, shared by both tasks or taken apart. Read it after data.py; then aia.py.
 
   1. the table         every published way to take the network apart, a row a paper
   2. copies            weights that exist more than once, of which each token uses its own
@@ -74,13 +74,16 @@ class Config:
         return "ffn" in self.split and self.route in ROUTERS
 
 
-# A preset is what it changes in Config. A stage says which share of the steps it takes; which
-# weights train in it, by parts of their names ("train": only these, "freeze": all but these); and
-# what else it changes: the ratio generate:understand of rows, the learning rate, the route. The
-# papers' stages start from a trained language model, these from a trained emu3 (--init_from);
+# A preset is what it changes in Config, and maybe stages of training. A stage has
+#   share    of the steps
+#   train    only weights with one of these in their name train; or freeze: all but these
+#   ratio    of rows, generate:understand
+#   lr       a factor of the learning rate
+#   route    in place of Config's
+# The papers' stages start from a trained language model, these from a trained emu3 (--init_from);
 # their learning rates are milder than the papers', as these runs are short.
 ALL = ("norm", "qkv", "ffn")
-SECOND_COPIES = ("norm1.1.", "norm2.1.", "qkv.1.", "proj.1.", "ffn.1.")
+SECOND_COPIES = ("norm1.1.", "norm2.1.", "qkv.1.", "proj.1.", "ffn.1.")  # qkv.1: copy 1 of qkv
 PRESETS = {
     # Wang et al. 2024, arXiv 2409.18869: everything is a token
     "emu3": {},
@@ -91,7 +94,8 @@ PRESETS = {
         {"share": .5, "freeze": ("eyes.encoder",), "ratio": "5:2"},
         {"share": .4, "ratio": "4:5", "lr": .5}]},
     # Diao et al. 2025, arXiv 2502.06788: all weights by modality. The paper only sees; here it
-    # draws as emu3 does. <|cls|> and <|row|> are rows of the embedding, so they train last
+    # draws as emu3 does. Two tokens that its eyes put around a picture, <|cls|> and <|row|>, are
+    # embedded as all others are, so they train last
     "evev2": {"split": ALL, "route": "modality", "see": "patches", "stages": [
         {"share": .1, "train": ("eyes",), "ratio": "0:1"},
         {"share": .3, "train": ("eyes", *SECOND_COPIES)},
@@ -153,7 +157,7 @@ class Layout(NamedTuple):
     explicit: bool = False           # attention as one would first write it
     route: str = None                # these three are for routers: who chooses,
     drawing: torch.Tensor = None     # (N,) each token's task,
-    draws: bool = False              # and whether any picture is being generated
+    any_generated: bool = False      # and whether any picture is being generated
 
     def sort(self, x):
         return x if self.order is None else x.index_select(0, self.order)
@@ -217,7 +221,7 @@ class Experts(nn.Module):
         if layout.route == "learned":
             loss = self.balance_loss(load, p, layout)
         y = self.dispatch(x, expert, count)
-        # the chosen one's weight is 1 in value, and its probability in the gradient
+        # the chosen one weighs 1, but with the gradient of its log-probability: the router learns
         weight = best / best.detach()
         y = y * weight[:, None].to(y.dtype)
         if self.shared is not None:
@@ -234,21 +238,24 @@ class Experts(nn.Module):
         return guess.argmax(-1), loss
 
     def balance_loss(self, load, p, layout):
-        """E sum_i f_i p_i: p_i from this batch, f_i even over both tasks' last batches"""
+        """
+        E sum_i f_i p_i: p_i of this batch; f_i the mean load of the last batch to draw and the last
+        to understand, as a batch holds one task only
+        """
         if torch.is_grad_enabled():
-            self.last[int(layout.draws)] = load
+            self.last[int(layout.any_generated)] = load
         return self.n * (self.last.mean(0) * p.mean(0)).sum()
 
     def dispatch(self, x, expert, count):
-        """Each token through its expert. Here, and only here, the host waits for data."""
-        _, back = sort_by(expert)
+        """Each token through its expert."""
+        _, place = sort_by(expert)  # of each token, were they sorted by expert
         # each share is filled up with zeros: a kernel is prepared for each size, so in training
         # there should be few
         multiple = 64 if torch.is_grad_enabled() else 1
         padding = -count % multiple
-        before = padding.cumsum(0) - padding  # padding of the experts before
-        slot = back + before[expert]
-        sizes = (count + padding).tolist()
+        padding_before = padding.cumsum(0) - padding  # in the shares before
+        slot = place + padding_before[expert]
+        sizes = (count + padding).tolist()  # the host waits for a GPU here
         shares = x.new_zeros(sum(sizes), x.size(1)).index_copy(0, slot, x).split(sizes)
         # idle experts run too, on nothing: so their gradients are zero, not none
         y = torch.cat([own(share) for own, share in zip(self.experts, shares)])
@@ -269,8 +276,8 @@ def attend(q, k, v, watched=None, mask=None, explicit=False):
 
     That weight is itself an output of attention. Give the values one more channel, 1 on the
     watched tokens and 0 elsewhere: this channel of softmax(q k') v is the sum of the weights on
-    the watched tokens. So it is exact, has a gradient, and comes from the same fused kernel, in
-    which no T x T matrix ever exists.
+    the watched tokens. So it is exact but for rounding, has a gradient, and comes from the same
+    fused kernel, in which no T x T matrix ever exists.
 
     explicit: the same from the matrix of weights, as one would first write it.
     """
@@ -284,7 +291,7 @@ def attend(q, k, v, watched=None, mask=None, explicit=False):
         return y, on_watched.mean(1)
     if watched is None:
         if v.requires_grad:
-            v = v.contiguous()  # else all of qkv would be kept for the backward pass
+            v = v.contiguous()  # a copy: as a view it would keep all of qkv for the backward pass
         return attention(q, k, v, mask, scale), None
 
     room = 8 if q.is_cuda else 1  # GPU kernels want widths that are multiples of eight
@@ -376,18 +383,19 @@ class Table(nn.Module):
         self.own = nn.Embedding(config.vocab_size, config.n_embd)
         self.digit = nn.Embedding(sum(levels), config.n_embd)  # the digits' values, end to end
         code = torch.arange(config.n_codes)
-        rows = []
+        digit_ids = []
         for i, n_values in enumerate(levels):
             value = code // prod(levels[:i]) % n_values
-            rows.append(value + sum(levels[:i]))
-        rows = torch.stack(rows, 1)  # (codes, digits)
-        self.register_buffer("rows", rows, persistent=False)
-        after = config.vocab_size - config.first_image - config.n_codes
-        self.around = (0, 0, config.first_image, after)
+            digit_ids.append(value + sum(levels[:i]))
+        digit_ids = torch.stack(digit_ids, 1)  # (codes, digits)
+        self.register_buffer("digit_ids", digit_ids, persistent=False)
+        self.n_before = config.first_image
+        self.n_after = config.vocab_size - config.first_image - config.n_codes
 
     def forward(self):  # (V, C)
-        digits = F.embedding_bag(self.rows, self.digit.weight, mode="sum")  # (codes, C)
-        return self.own.weight + F.pad(digits, self.around)
+        digits = F.embedding_bag(self.digit_ids, self.digit.weight, mode="sum")  # (codes, C)
+        # all other tokens have no digits: zeros above and below
+        return self.own.weight + F.pad(digits, (0, 0, self.n_before, self.n_after))
 
 
 # ---------------------------------------------------------------------------------------------
@@ -443,7 +451,8 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.norm = Copies(RMSNorm(C) for _ in range(n_ends))
         self.head = Copies(Table(config) for _ in range(n_ends))
-        # rotary positions (Su et al. 2021, arXiv 2104.09864, eq. 15)
+        # rotary positions (Su et al. 2021, arXiv 2104.09864, eq. 15); 1000 where they have 10000,
+        # as these sequences are short
         D = C // config.n_head
         frequency = 1000. ** (-torch.arange(0, D, 2) / D)
         angle = torch.arange(config.block_size)[:, None] * frequency  # (T, D / 2) radians
@@ -511,7 +520,7 @@ class Transformer(nn.Module):
             explicit=explicit,
             route=self.route,
             drawing=batch["drawing"].flatten(),
-            draws=batch["loss_sizes"][1] > 0)
+            any_generated=batch["loss_sizes"][1] > 0)
 
     def attention_mask(self, batch, cache):
         """(B, 1, T, S) bool: which token sees which. None: all see what stands before them."""
@@ -569,15 +578,15 @@ class Transformer(nn.Module):
             return self.predict(x, drawing=True)
         if self.hand is None and len(self.head) == 1:
             return self.predict(x, drawing=False)
-        order, back = sort_by(batch["draws"][batch["loss"]])
+        order, back = sort_by(batch["next_generated"][batch["loss"]])
         some, others = x.index_select(0, order).split([words, drawn])
         logits = (self.predict(some, drawing=False), self.predict(others, drawing=True))
         return torch.cat(logits).index_select(0, back)
 
     def predict(self, x, drawing):
-        end = 1 if drawing and len(self.head) == 2 else 0
-        x = self.norm[end](x)
-        head = self.head[end]()  # (V, C)
+        which = 1 if drawing and len(self.head) == 2 else 0
+        x = self.norm[which](x)
+        head = self.head[which]()  # (V, C)
         with torch.autocast(x.device.type, enabled=False):  # logits in bfloat16 are too coarse
             x = x.to(head.dtype)
             if drawing and self.hand is not None:

@@ -34,6 +34,8 @@ def extend(model, starts, n, stand_in, choose, pixels=None, end=None, cached=Tru
       cached    keep the keys and values of what was read. Otherwise all is read anew for each
                 token, as one would first write it
     """
+    # all rows at full length, stand-ins for what is to come; then they are fed piece by piece. Of a
+    # piece only its last token has a target to come, so that there is one place of logits a row
     device = model.rotary.device
     longest = max(len(ids) for ids, _ in starts)
     shape = (len(starts), longest + n)
@@ -53,7 +55,7 @@ def extend(model, starts, n, stand_in, choose, pixels=None, end=None, cached=Tru
     done = np.zeros(len(starts), bool)
     for k in range(n):
         last = longest + k
-        row["target"][:, :last] = False  # what is there already is not predicted again
+        row["target"][:, :last] = False  # what is known already is not predicted again
         if not cached:
             cache = model.new_cache(pad, longest + n)
         batch = window(row, cache.used, last, device)
@@ -64,7 +66,7 @@ def extend(model, starts, n, stand_in, choose, pixels=None, end=None, cached=Tru
 
         token = choose(logits.float(), k).cpu().numpy()
         row["ids"][:, last] = token
-        done |= token == end
+        done |= token == end  # never, if there is no end
         if done.all():
             break
     return torch.from_numpy(row["ids"][:, longest:last + 1])

@@ -97,7 +97,7 @@ def test_a_batch_tells_of_each_token_what_it_is():
     batch = window(row, 5, 9)  # tokens 5 to 8, of which the next ones are 6 to 9
     assert batch["targets"].tolist() == [[3, 4, 80, 81]]
     assert batch["loss"].all()
-    assert batch["draws"].tolist() == [[False, False, True, True]]
+    assert batch["next_generated"].tolist() == [[False, False, True, True]]
     assert batch["loss_sizes"] == [2, 2]
     assert batch["copy_sizes"] == [3, 1]
 
@@ -339,11 +339,11 @@ def test_experts_that_are_copies_of_one_ffn_are_the_dense_network(route, shared)
 
 
 def test_stages_are_few_and_cut_where_the_curve_jumps():
-    target, threshold = aia.stages([.4, .42, .38, .1, .12, .3, .28], 3)
+    target, threshold = aia.in_ranges([.4, .42, .38, .1, .12, .3, .28], 3)
     assert np.allclose(target, [.4] * 3 + [.11] * 2 + [.29] * 2)
     assert np.allclose(threshold, .05)
     curve = list(np.random.default_rng(0).random(6))
-    target, _ = aia.stages(curve, 6)
+    target, _ = aia.in_ranges(curve, 6)
     assert np.allclose(target, curve), "as many stages as layers is no stages"
 
 

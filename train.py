@@ -8,14 +8,13 @@ train.py: one loop, from flags to checkpoint. The last file to read.
   5. the exam
 
     python train.py --aia 0.1                         # pre-train on both tasks, fine-tune with AIA
-    python train.py --init_from out/run --aia 0.1     # only the second, from where that run's began
+    python train.py --init_from out/run --aia 0.1     # fine-tunes what out/run had pre-trained
     python train.py --task generate                   # a single-task network
     python train.py --arch evev2 --init_from out/run  # taken apart, from a unified one's weights
 
 A run has two phases: in the first the network learns both tasks, in the second it is fine-tuned,
-and AIA acts. The file is read as it runs. Its flags are in systems/flags.py.
-What several processes and shards take is behind functions of tools/processes.py, which do nothing
-where there is nothing to do.
+and AIA acts. The file runs from top to bottom as it is written. Its flags are in systems/flags.py.
+All that several processes need is in tools/processes.py, whose functions do nothing for one.
 """
 import shutil
 import signal
@@ -44,7 +43,7 @@ from systems.runs import (VERSION, load_checkpoint, load_model, next_command, re
 from systems.start import begin_with, stage_at, trains
 from tools import processes
 from tools.curves import draw_curves
-from tools.device import compile_layers, describe, keep_freed_memory, peak_flops, set_products
+from tools.device import compile_layers, keep_freed_memory, name_of, peak_flops, set_products
 from tools.files import lock, save_json, save_state
 from tools.log import Log
 from tools.muon import optimizers
@@ -58,7 +57,7 @@ from toy.command import make_if_missing
 
 
 def stop(*_):
-    """Ctrl-C: says how to go on."""
+    """Ctrl-C, or kill: says how to go on."""
     if rank > 0:
         sys.exit(rank)
     if finished:
@@ -99,10 +98,11 @@ begin = phase_begins(args)  # the step at which the second phase begins
 out = Path(args.out)        # the folder that all of this run goes to
 finished = False
 signal.signal(signal.SIGINT, stop)
+signal.signal(signal.SIGTERM, stop)
 device = processes.join(args.device)
-kind = torch.device(device).type  # cuda:1 is a cuda
-args.dtype = set_products(kind, args.dtype)
-print(f"{describe(device)}, {args.dtype}, torch {torch.__version__}, size {args.size}, "
+device_type = torch.device(device).type  # cuda:1 is a cuda
+args.dtype = set_products(device_type, args.dtype)
+print(f"{name_of(device)}, {args.dtype}, torch {torch.__version__}, size {args.size}, "
       f"run in {out}" + (f", {world} processes" if world > 1 else ""))
 
 # data
@@ -124,11 +124,12 @@ of_data = {name: data.meta[name] for name in ("block_size", "vocab_size", "first
 config = Config(*SIZES[args.size], **of_data, levels=list(tok.levels), patch=tok.patch)
 config = with_flags(config, args.arch, args.match, **dial_of(args))
 model = build(config).to(device)
+# the weights of --init_from; if they went through the stages already, one is left
 stages = begin_with(model, stages, args, data, device)
 
 # reference: with AIA, curves that are missing are trained first
 reference = look_up_reference()
-for task in tasks if args.aia else ():
+for task in (tasks if args.aia else ()):
     if task not in reference and args.reference == "small" and world == 1:
         train_reference(task, reference)
         reference = look_up_reference()
@@ -150,7 +151,7 @@ print(f"{' '.join([args.arch, *turned(args)])}: {price['total'] / 1e6:.2f}M para
 model.checkpoint = args.checkpoint
 compile_layers(model, args.compile)
 if args.fsdp:
-    processes.shard(model, kind)
+    processes.shard(model, device_type)
 opts = optimizers(model, args.lr)  # Muon, AdamW
 
 # ---------------------------------------------------------------------------------------------
@@ -166,15 +167,16 @@ def lr_at(step):
     """Share of the peak learning rate. Each phase warms up for 50 steps and ends at zero."""
     first, last = (begin, args.steps) if phase_at(step) else (0, begin)
     warm_up = (step - first + 1) / 50
-    decay = (last - step) / (last - first) * 1.5
-    height = .5 if first or args.init_from else 1  # a trained network is treated gently
+    decay = (last - step) / (last - first) * 1.5  # below 1 in the last two thirds
+    trained = phase_at(step) == 1 or args.init_from
+    height = .5 if trained else 1  # a trained network is treated gently
     return min(1, warm_up, decay) * height * stage_at(step, stages).get("lr", 1)
 
 
 def enter(stage):
     """
     Freezes what a stage does not train: it gets no gradient, so no optimiser touches it. Returns
-    what is called in a training step, the model or what several processes share of it.
+    what is called in a training step: the model, wrapped if several processes share it.
     """
     for name, p in model.named_parameters():
         p.requires_grad_(trains(stage, name))
@@ -187,8 +189,9 @@ def enter(stage):
 
 def read_rows(step):
     """
-    The rows of a step: a list of (task, batch, rows with AIA in all of the step), an entry for each
-    task in each part of the step that this process takes.
+    The rows of a step: a list of (task, batch, n_valid), an entry for each task in each part of the
+    step that this process takes. n_valid: how many rows of the task keep their prompt, in all
+    parts; AIA's mean is over these.
 
     They depend on the seed and the phase's step alone. So a resumed run goes on with the very rows,
     a branch takes the same ones, and any number of processes shares them out.
@@ -266,7 +269,8 @@ def evaluate_and_save(step):
     history.append({"step": step, "phase": phase, **curves, "val": losses})
     log.record(step=step, phase=phase, **named("val", losses), **named("distance", distance))
     log.flush()  # before the checkpoint that counts its lines
-    save("ckpt.pt", opts=[opt.state_dict() for opt in opts], step=step, history=history[:-1],
+    save("ckpt.pt", opts=[opt.state_dict() for opt in opts], step=step,
+         history=history[:-1],  # who resumes evaluates this step again
          minutes=minutes + meter.minutes())
     if rank == 0:
         run = {"history": history, "reference": reference}
@@ -362,29 +366,29 @@ for step in range(first_step, args.steps + 1):
     if step == args.steps:
         break
 
-    # the learning rate of this step: Muon's, and AdamW's
+    # the learning rate of this step: Muon's, and AdamW's (see --lr)
     lr = lr_at(step)
     for opt, peak in zip(opts, (args.lr, args.lr * .4)):
         for group in opt.param_groups:
             group["lr"] = lr * peak
 
-    # this step's rows, and an order for the next step's
+    # this step's rows; the next step's are asked for
     with meter.aside("waiting"):
         batches = coming.result()
     coming = reader.submit(read_rows, min(step + 1, args.steps - 1))
 
     # AIA acts in the second phase, on every N-th step, and not while anything is frozen
-    nth = (step - begin) % args.aia_every == 0
+    its_turn = (step - begin) % args.aia_every == 0
     frozen = "train" in stage or "freeze" in stage
-    align = args.aia > 0 and phase == 1 and nth and not frozen
+    align = args.aia > 0 and phase == 1 and its_turn and not frozen
 
     # forward and backward, one task after the other, as their rows differ in length. The gradients
     # add up, so that each task counts by its share of the step's rows
     losses = {}  # for the log
     loads = {}
     for i, (task, batch, n_valid) in enumerate(batches):
-        processes.sync_gradients(net, now=i == len(batches) - 1)
-        with torch.autocast(kind, torch.bfloat16, enabled=args.dtype == "bfloat16"):
+        processes.sync_gradients(net, now=(i == len(batches) - 1))
+        with torch.autocast(device_type, torch.bfloat16, enabled=args.dtype == "bfloat16"):
             output = net(batch, watch=align)
         loss = row_losses(output.logits, batch).mean() / args.accumulate
         losses[f"loss_{task}"] = losses.get(f"loss_{task}", 0) + loss.detach()
@@ -392,9 +396,10 @@ for step in range(first_step, args.steps + 1):
             watched, watching = batch["watched"], batch["watching"]
             intensity = aia.interaction(output.mass, watching)  # (L, B)
             valid = watched.any(1) & watching.any(1)  # (B,) but for rows without their prompt
+            # parts are summed, processes averaged: each divides by its share of the rows
             off = aia.aia_loss(intensity, valid, *targets[task], n_valid / world)
             losses[f"aia_{task}"] = losses.get(f"aia_{task}", 0) + off.detach()
-            loss = loss + args.aia * args.aia_every * off
+            loss = loss + args.aia * args.aia_every * off  # on every N-th step, N times as strong
         if config.routed():  # at the weight of Fedus et al. 2021
             loss = loss + .01 * output.router_loss / args.accumulate
             loads[f"load_{task}"] = output.load

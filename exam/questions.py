@@ -121,7 +121,7 @@ def prompts_to_watch(data, n=16):
     prompts = []
     ids, roles = data.rows["val"]["generate"]
     for row, role in zip(ids[:n], roles[:n]):
-        prompts.append(data.enc.decode(row[role & WATCHED > 0].tolist()))
+        prompts.append(data.enc.decode(row[(role & WATCHED) > 0].tolist()))
     return prompts
 
 

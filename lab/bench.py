@@ -29,7 +29,7 @@ from data import TARGET
 from model import SIZES, Config
 from systems import build
 from systems.dial import cost
-from tools.device import (describe, find_device, gpu_name, keep_freed_memory, peak_flops,
+from tools.device import (find_device, gpu_name, keep_freed_memory, name_of, peak_flops,
                           set_products)
 from tools.files import save_json
 from tools.flags import Parser
@@ -251,7 +251,7 @@ def main():
     args = read_flags()
     keep_freed_memory()
     torch.manual_seed(0)
-    print(f"{describe(args.device)}, {args.dtype}, torch {torch.__version__}, size {args.size}\n")
+    print(f"{name_of(args.device)}, {args.dtype}, torch {torch.__version__}, size {args.size}\n")
     widths = [max(7, len(column) + 2) for column in COLUMNS]
     print("".join(f"{column:>{width}}" for column, width in zip(COLUMNS, widths)))
     lines = []

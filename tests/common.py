@@ -128,7 +128,7 @@ def every_place(model, batch, cache=None):
 def read(model, batch, cache=None):
     """A network's Output for every place of a batch, logits as (B, T, V)."""
     B, T = batch["ids"].shape
-    n_drawn = int(batch["draws"].sum())
+    n_drawn = int(batch["next_generated"].sum())
     batch = batch | {"loss": torch.ones(B, T, dtype=torch.bool),
                      "loss_sizes": [B * T - n_drawn, n_drawn]}
     with torch.no_grad():

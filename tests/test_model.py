@@ -142,7 +142,7 @@ def test_the_plain_router_spreads_the_load_over_both_tasks_together():
 def test_what_one_task_leaves_idle_another_may_use():
     """Two experts, each of which takes all tokens of one task: that is even and costs the least."""
     ffn = small_model(split=("ffn",), route="learned", experts=2).blocks[0].ffn
-    seeing, drawing = Layout(1, 1, draws=False), Layout(1, 1, draws=True)
+    seeing, drawing = Layout(1, 1, any_generated=False), Layout(1, 1, any_generated=True)
     first = torch.tensor([1., 0.])
     second = torch.tensor([0., 1.])
     p_first = first.expand(5, 2)

@@ -115,7 +115,7 @@ def peak_flops(device, dtype):
     return None
 
 
-def describe(device):
+def name_of(device):
     """A device in words: "cpu", "cuda (NVIDIA H100 80GB HBM3)"."""
     gpu = gpu_name(device)
     return f"{device} ({gpu})" if gpu else str(device)
