@@ -96,9 +96,9 @@ def reference(kind, n_layer, size=None, steps=None, dataset=None, device="cpu"):
     """
     The targets for a network of n_layer layers; {} if there are none yet.
 
-      paper    the published table, laid over relative depth
-      small    those of small single-task networks: for the toy world they ship, a network a size;
-               for other data sets train.py makes them, of this size and these steps
+      paper    the published table: layer i of n has the row of Emu3's layer 32 i / n
+      small    those of single-task networks as small as this one. They ship for the toy world; for
+               other data sets train.py makes them, by as many steps as this run's
       a path   a run's folder, or two with a comma between: what is measured on them
     """
     if kind == "paper":

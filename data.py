@@ -127,7 +127,7 @@ class ImageTokenizer(nn.Module):
 def load_tokenizer(path, device="cpu"):
     """The image tokenizer in a file, frozen. Exits with one line if there is none to read."""
     try:
-        with zipfile.ZipFile(path) as archive:  # torch.load() looks at no sum
+        with zipfile.ZipFile(path) as archive:  # torch.load() checks no checksum
             if archive.testzip():
                 raise ValueError("a part differs from its checksum")
         saved = torch.load(path, weights_only=True, map_location=device)
@@ -181,14 +181,14 @@ def make_row(enc, first_image, codes, prompt=None, turns=()):
     One sequence: ids and roles, two lists. TARGET: is predicted in this task. WATCHED and
     WATCHING: the interaction is the attention that WATCHED tokens receive from WATCHING ones.
 
-    generate, given a prompt (caption): from image tokens to text.
+    generate, given a prompt (caption): image tokens watch the text.
         position   0        1        2        3         4         5        6    ...  67   68
         token      <|bos|>  a        ⎵red     ⎵circle   <|boi|>   img      img  ...  img  img
         TARGET                                                    x        x    ...  x    x
         WATCHED             x        x        x
         WATCHING                                        x         x        x    ...  x
 
-    understand, given turns [(question, answer), ...]: from answers to image tokens.
+    understand, given turns [(question, answer), ...]: answers watch the image tokens.
         position   0        1        2    ...  65   66       67    ...  72  73          74   75
         token      <|bos|>  <|boi|>  img  ...  img  <|eoi|>  what  ...  ?   <|answer|>  red  <|end|>
         TARGET                                                                          x    x
@@ -237,7 +237,7 @@ def describe(ids, roles, first_image, n_codes, n_image, route=None):
       ids        the tokens
       place      where in its picture it stands: 0 .. n_image - 1, and n_image if in none
       picture    which picture of its row it belongs to: 0, 1, ...; -1 if to none
-      target     whether it is to be predicted
+      is_target  whether it is to be predicted
       generated  whether it belongs to a picture that is being generated (not one to understand)
       drawing    its task: whether what is predicted next, from it on, is of a picture
       copy       which copy of the weights it takes: 0 or 1
@@ -249,15 +249,15 @@ def describe(ids, roles, first_image, n_codes, n_image, route=None):
     """
     is_code = (ids >= first_image) & (ids < first_image + n_codes)
     nth = is_code.cumsum(1) - 1  # how many image tokens stand before this one
-    target = (roles & TARGET) > 0
-    generated = target & is_code
+    is_target = (roles & TARGET) > 0
+    generated = is_target & is_code
     row = {
         "ids": ids,
         "place": np.where(is_code, nth % n_image, n_image),
         "picture": np.where(is_code, nth // n_image, -1),
-        "target": target,
+        "is_target": is_target,
         "generated": generated,
-        "drawing": draws_next(target, generated),
+        "drawing": draws_next(is_target, generated),
         "watched": (roles & WATCHED) > 0,
         "watching": (roles & WATCHING) > 0,
     }
@@ -272,19 +272,19 @@ def describe(ids, roles, first_image, n_codes, n_image, route=None):
     return row
 
 
-def draws_next(target, generated):
+def draws_next(is_target, generated):
     """
     (B, T): whether the target that comes next after a token is of a picture. Tokens after the last
     target have none to come: they take its answer.
     """
-    B, T = target.shape
-    position = np.arange(T)
-    next_target = np.full((B, T), T)
-    next_target[:, :-1] = np.where(target, position, T)[:, 1:]
-    # the nearest one ahead: a running minimum from the right
-    next_target = np.minimum.accumulate(next_target[:, ::-1], 1)[:, ::-1]
-    last_target = np.where(target, position, -1).max(1, keepdims=True)
-    return np.take_along_axis(generated, np.minimum(next_target, last_target), 1)
+    B, T = is_target.shape
+    last = np.where(is_target, np.arange(T), -1).max(1)  # (B,)
+    ahead = generated[np.arange(B), last]
+    answer = np.empty((B, T), bool)
+    for t in reversed(range(T)):
+        answer[:, t] = ahead
+        ahead = np.where(is_target[:, t], generated[:, t], ahead)
+    return answer
 
 
 def window(row, first, last, device="cpu"):
@@ -296,7 +296,7 @@ def window(row, first, last, device="cpu"):
       loss            whether the next token is a target: its prediction counts in the loss
       next_generated  whether the next token belongs to a picture that is being generated
 
-    And three counts as plain numbers, made here, as a GPU would have to be waited for:
+    And three counts as plain numbers, made here, where no GPU is to be waited for:
 
       copy_sizes   [how many tokens take copy 0, how many copy 1]
       loss_sizes   [how many targets are words, how many are of a picture being generated]
@@ -308,7 +308,7 @@ def window(row, first, last, device="cpu"):
     for name in ("ids", "place", "picture", "generated", "drawing", "copy", "watched", "watching"):
         batch[name] = row[name][:, now]
     batch["targets"] = row["ids"][:, after]
-    batch["loss"] = row["target"][:, after]
+    batch["loss"] = row["is_target"][:, after]
     batch["next_generated"] = row["generated"][:, after]
     second = int(batch["copy"].sum())
     copy_sizes = [batch["copy"].size - second, second]
@@ -340,9 +340,9 @@ def to_batch(ids, roles, first_image, n_codes, n_image, route=None, pixels=None,
     roles = np.array(roles)
     any_generated = (((roles & TARGET) > 0) & (ids >= first_image)).any()
     if route is not None and any_generated:
-        # window() drops the last column, as nothing is predicted from it. There the longest rows
-        # have their last image token, the others padding. With a column more every row keeps all
-        # of its picture, so that the copies' shares have the same sizes in every batch
+        # window() drops the last column, which would cut an image token off the longest rows. One
+        # column of padding more, and every row keeps its whole picture: so the copies' shares
+        # have the same sizes in every batch
         ids = np.pad(ids, ((0, 0), (0, 1)))
         roles = np.pad(roles, ((0, 0), (0, 1)))
     row = describe(ids, roles, first_image, n_codes, n_image, route)
@@ -374,43 +374,48 @@ def checksum(file):
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
+def refuse(folder, file, why):
+    sys.exit(f"{file}: {why}; remove {folder} and make the data set again")
+
+
 def refuse_damaged(folder, meta):
     """Exits with one line if a file is not what a data set's meta.json says of it."""
     for name, about in meta["files"].items():
         file = folder / name
-        wrong = None
         if name not in FILES:
-            wrong = "is no file of a data set"
-        elif not file.is_file():
-            wrong = "is missing"
-        elif checksum(file) != about["sha256"]:
-            wrong = "differs from its checksum"
-        if wrong:
-            sys.exit(f"{file}: {wrong}; remove {folder} and make the data set again")
+            refuse(folder, file, "is no file of a data set")
+        if not file.is_file():
+            refuse(folder, file, "is missing")
+        if checksum(file) != about["sha256"]:
+            refuse(folder, file, "differs from its checksum")
+
+
+def read_meta(folder):
+    """A data set's meta.json. Exits with one line if it is missing, damaged or of another version."""
+    file = folder / "meta.json"
+    try:
+        meta = json.loads(file.read_text())
+    except FileNotFoundError:
+        sys.exit(f"{folder}: no data set here (no meta.json); "
+                 f"make one with: python data.py --out {folder}")
+    except (ValueError, RecursionError, OSError) as e:
+        refuse(folder, file, f"not JSON ({e})")
+    version = meta.get("version") if isinstance(meta, dict) else None
+    if version != VERSION:
+        refuse(folder, file, f"of a data set of version {version}, this code reads {VERSION}")
+    for name in META:
+        if name not in meta:
+            refuse(folder, file, f"has no {name}")
+    return meta
 
 
 def load_dataset(folder):
     """
     A data set: .meta, .enc (its text tokenizer), .folder, and .rows[split][task], a tuple of its
-    ARRAYS, memory-mapped. Exits with one line if it is missing, damaged or of another version.
+    ARRAYS, memory-mapped. Exits with one line if it cannot be read.
     """
     folder = Path(folder)
-    try:
-        meta = json.loads((folder / "meta.json").read_text())
-    except FileNotFoundError:
-        sys.exit(f"{folder}: no data set here (no meta.json); "
-                 f"make one with: python data.py --out {folder}")
-    except (ValueError, RecursionError, OSError) as e:
-        sys.exit(f"{folder}/meta.json: not JSON ({e}); "
-                 "remove the folder and make the data set again")
-    version = meta.get("version") if isinstance(meta, dict) else None
-    if version != VERSION:
-        sys.exit(f"{folder}: a data set of version {version}, this code reads {VERSION}; "
-                 "remove the folder and make it again")
-    lacks = [name for name in META if name not in meta]
-    if lacks:
-        sys.exit(f"{folder}/meta.json: has no {lacks[0]}; "
-                 "remove the folder and make the data set again")
+    meta = read_meta(folder)
     refuse_damaged(folder, meta)
     rows = {"train": {}, "val": {}}
     for split, tasks in rows.items():
@@ -421,11 +426,9 @@ def load_dataset(folder):
             try:
                 tasks[task] = tuple(np.load(file, mmap_mode="r") for file in files)
             except (OSError, ValueError) as e:
-                sys.exit(f"{files[0]}: no rows that can be read ({e}); remove {folder} and make "
-                         "the data set again")
+                refuse(folder, files[0], f"no rows that can be read ({e})")
             if tasks[task][0].max() >= meta["vocab_size"]:
-                sys.exit(f"{files[0]}: holds tokens that its vocabulary has not; remove {folder} "
-                         "and make the data set again")
+                refuse(folder, files[0], "holds tokens that its vocabulary has not")
     return SimpleNamespace(meta=meta, enc=encoding_of(meta), rows=rows, folder=folder)
 
 

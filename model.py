@@ -10,9 +10,10 @@ With nothing taken apart this is the purely unified baseline, `emu3`: a plain mo
 RMSNorm, rotary positions, QK-norm, squared ReLU, no biases and fused attention. The one unusual
 thing is what attention returns beside its output: how much the watched tokens receive (see attend).
 
-Three functions come from tools/, as how they are computed is not the subject. rms_norm(x) scales
+Some functions come from tools/, as how they are computed is not the subject. rms_norm(x) scales
 the last axis to a root mean square of 1. rotate(x, rotary) turns pairs of channels by an angle
-that grows with the position. attention(q, k, v, mask, scale) is softmax(scale q k') v.
+that grows with the position. attention(q, k, v, mask, scale) is softmax(scale q k') v, causal if
+there is no mask; plain_attention() also returns the softmax.
 
 A picture to understand comes in through the eyes, one to be drawn goes out through the hand. Here
 both are tokens; other eyes and hands are a file each in systems/.
@@ -52,12 +53,12 @@ class Config:
     patch: int = 6                # pixels a side of what an image token stands for
 
     # the dial: which weights exist in copies, and which token takes which
-    split: tuple = ()        # any of norm, qkv (with the output projection), ffn, and
-                             # ends (embedding, final norm, head)
-    route: str = "modality"  # the second copy is for: modality (image tokens) | generated (those
-                             # being drawn) | task (all that leads to a picture). Or copies of ffn
-                             # are experts, chosen by a router: learned | supervised (it learns to
-                             # tell the task) | oracle (it is told the task)
+    split: tuple = ()        # what has copies: any of norm, qkv (with the output projection), ffn,
+                             # and ends (embedding, final norm, head)
+    route: str = "modality"  # if anything has: which tokens take the second copy. modality: image
+                             # tokens | generated: those being drawn | task: all that leads to a
+                             # picture. Or the copies of ffn are experts, and a router chooses.
+                             # learned | supervised: it learns to tell the task | oracle: is told
     experts: int = 1         # of a router; supervised and oracle: so many for each task
     shared: bool = False     # of a router: one more expert, which every token takes
     see: str = "tokens"      # the eyes: tokens | patches | encoder
@@ -248,12 +249,12 @@ class Experts(nn.Module):
 
     def dispatch(self, x, expert, count):
         """Each token through its expert."""
-        _, place = sort_by(expert)  # of each token, were they sorted by expert
-        # each share is filled up with zeros: a kernel is prepared for each size, so in training
-        # there should be few
+        # the experts' shares lie end to end. In training each is filled up with zeros to a multiple
+        # of 64: a kernel is prepared for each size, so there should be few
         multiple = 64 if torch.is_grad_enabled() else 1
         padding = -count % multiple
-        padding_before = padding.cumsum(0) - padding  # in the shares before
+        padding_before = padding.cumsum(0) - padding  # in the shares before an expert's
+        _, place = sort_by(expert)  # a token's, were nothing filled up
         slot = place + padding_before[expert]
         sizes = (count + padding).tolist()  # the host waits for a GPU here
         shares = x.new_zeros(sum(sizes), x.size(1)).index_copy(0, slot, x).split(sizes)
@@ -331,12 +332,12 @@ class Attention(nn.Module):
         qkv = self.qkv(x, layout.sizes)  # (N, 3 C)
         qkv = layout.unsort(qkv)  # attention is joint: tokens return to their places
         # split, not sliced: a slice's gradient is as large as the whole, and mostly zeros
-        qk, v = qkv.view(B, T, 3, H, -1).split((2, 1), 2)
+        qk, v = qkv.view(B, T, 3, H, -1).split((2, 1), 2)  # (B, T, 2, H, D), (B, T, 1, H, D)
         qk = rms_norm(qk)
         if layout.rotary is not None:
             qk = rotate(qk, layout.rotary)
         q, k = qk.to(v.dtype).permute(2, 0, 3, 1, 4)  # (B, H, T, D) each
-        v = v.squeeze(2).transpose(1, 2)
+        v = v.squeeze(2).transpose(1, 2)  # (B, H, T, D)
         if cache is not None:
             k, v = cache.extend(layer, k, v)  # (B, H, S, D)
         y, mass = attend(q, k, v, layout.watched, layout.mask, layout.explicit)
@@ -530,10 +531,10 @@ class Transformer(nn.Module):
         end = start + batch["ids"].size(1)
         key = torch.arange(end, device=batch["ids"].device)  # (S,)
         query = key[start:, None]  # (T, 1)
-        sees = key <= query
+        sees = key <= query  # (T, S)
         if cache:
             # padding on the left sees itself alone: a softmax over nothing would be nan
-            is_real = key >= cache.pad[:, None, None, None]
+            is_real = key >= cache.pad[:, None, None, None]  # (B, 1, 1, S)
             sees = (sees & is_real) | (key == query)
         if self.config.full:
             picture = batch["picture"].masked_fill(batch["generated"], -1)  # (B, T)
@@ -541,8 +542,8 @@ class Transformer(nn.Module):
             if cache:
                 cache.picture[:, start:end] = picture
                 pictures = cache.picture[:, :end]  # (B, S)
-            same = picture[:, None, :, None] == pictures[:, None, None, :]
-            in_picture = (picture >= 0)[:, None, :, None]
+            same = picture[:, None, :, None] == pictures[:, None, None, :]  # (B, 1, T, S)
+            in_picture = (picture >= 0)[:, None, :, None]  # (B, 1, T, 1)
             sees = sees | (same & in_picture)
         return sees
 
@@ -551,7 +552,7 @@ class Transformer(nn.Module):
         ids, place = batch["ids"], batch["place"]
         vocabulary = torch.cat([table() for table in self.embed])
         grid = torch.cat([self.grid(i) for i in range(len(self.embed))])
-        if len(self.embed) == 2:  # the second copy's rows stand behind the first's
+        if len(self.embed) == 2:  # the second copy's table stands behind the first's
             second = batch["copy"].long()
             ids = ids + second * self.config.vocab_size
             place = place + second * (self.config.n_image + 1)
@@ -577,10 +578,10 @@ class Transformer(nn.Module):
         if words == 0:
             return self.predict(x, drawing=True)
         if self.hand is None and len(self.head) == 1:
-            return self.predict(x, drawing=False)
+            return self.predict(x, drawing=False)  # one head does both
         order, back = sort_by(batch["next_generated"][batch["loss"]])
-        some, others = x.index_select(0, order).split([words, drawn])
-        logits = (self.predict(some, drawing=False), self.predict(others, drawing=True))
+        of_words, of_pictures = x.index_select(0, order).split([words, drawn])
+        logits = (self.predict(of_words, drawing=False), self.predict(of_pictures, drawing=True))
         return torch.cat(logits).index_select(0, back)
 
     def predict(self, x, drawing):
@@ -606,7 +607,7 @@ class Transformer(nn.Module):
         return data.describe(ids, roles, *self.kinds())
 
     def kinds(self):
-        """How it tells tokens apart: first_image, n_codes, n_image, route"""
+        """first_image, n_codes, n_image, route: how data.describe() tells its tokens apart"""
         c = self.config
         return c.first_image, c.n_codes, c.n_image, c.route if c.split else None
 

@@ -34,8 +34,9 @@ def extend(model, starts, n, stand_in, choose, pixels=None, end=None, cached=Tru
       cached    keep the keys and values of what was read. Otherwise all is read anew for each
                 token, as one would first write it
     """
-    # all rows at full length, stand-ins for what is to come; then they are fed piece by piece. Of a
-    # piece only its last token has a target to come, so that there is one place of logits a row
+    # The rows are laid out at full length once, with stand-ins for what is to come. Step k feeds
+    # what is new, up to the place `at` that is chosen next. No place before `at` is a target any
+    # more, so there are logits at one place of each row: the last that was fed
     device = model.rotary.device
     longest = max(len(ids) for ids, _ in starts)
     shape = (len(starts), longest + n)
@@ -54,22 +55,22 @@ def extend(model, starts, n, stand_in, choose, pixels=None, end=None, cached=Tru
     cache = model.new_cache(pad, longest + n)
     done = np.zeros(len(starts), bool)
     for k in range(n):
-        last = longest + k
-        row["target"][:, :last] = False  # what is known already is not predicted again
+        at = longest + k
+        row["is_target"][:, :at] = False
         if not cached:
             cache = model.new_cache(pad, longest + n)
-        batch = window(row, cache.used, last, device)
+        batch = window(row, cache.used, at, device)
         if pixels is not None and cache.used == 0:
             batch["pixels"] = pixels
-        logits = model(batch, cache=cache).logits  # (B, V): one place of each row has a target
-        cache.used = last
+        logits = model(batch, cache=cache).logits  # (B, V)
+        cache.used = at
 
         token = choose(logits.float(), k).cpu().numpy()
-        row["ids"][:, last] = token
+        row["ids"][:, at] = token
         done |= token == end  # never, if there is no end
         if done.all():
             break
-    return torch.from_numpy(row["ids"][:, longest:last + 1])
+    return torch.from_numpy(row["ids"][:, longest:at + 1])
 
 
 def legal(logits, config, drawing):

@@ -14,7 +14,7 @@ train.py: one loop, from flags to checkpoint. The last file to read.
 
 A run has two phases: in the first the network learns both tasks, in the second it is fine-tuned,
 and AIA acts. The file runs from top to bottom as it is written. Its flags are in systems/flags.py.
-All that several processes need is in tools/processes.py, whose functions do nothing for one.
+All that several processes need is in tools/processes.py; for one, its functions do nothing more.
 """
 import shutil
 import signal
@@ -124,12 +124,13 @@ of_data = {name: data.meta[name] for name in ("block_size", "vocab_size", "first
 config = Config(*SIZES[args.size], **of_data, levels=list(tok.levels), patch=tok.patch)
 config = with_flags(config, args.arch, args.match, **dial_of(args))
 model = build(config).to(device)
-# the weights of --init_from; if they went through the stages already, one is left
+# the weights of --init_from; if these went through the stages already, the last alone is left
 stages = begin_with(model, stages, args, data, device)
 
 # reference: with AIA, curves that are missing are trained first
 reference = look_up_reference()
-for task in (tasks if args.aia else ()):
+wanted = tasks if args.aia else ()
+for task in wanted:
     if task not in reference and args.reference == "small" and world == 1:
         train_reference(task, reference)
         reference = look_up_reference()
@@ -137,12 +138,11 @@ for task in (tasks if args.aia else ()):
         alone = " (one process alone would train it)" if world > 1 else ""
         sys.exit(f"--reference {args.reference}: says nothing of {task}; "
                  f"name a run trained on it too: OUT1,OUT2{alone}")
-targets = {}  # {task: (target, threshold)}
-for task in TASKS:
-    if task in reference:
-        pair = [reference[task][name] for name in ("target", "threshold")]
-        pair = [torch.tensor(numbers, device=device) for numbers in pair]
-        targets[task] = [numbers[:, None] for numbers in pair]  # (L, 1) each
+targets = {}  # {task: (target, threshold)}, (L, 1) each
+for task in wanted:
+    target = torch.tensor(reference[task]["target"], device=device)
+    threshold = torch.tensor(reference[task]["threshold"], device=device)
+    targets[task] = (target[:, None], threshold[:, None])
 
 # on this machine: what it costs, how it is computed
 price = cost(config)
@@ -193,8 +193,9 @@ def read_rows(step):
     step that this process takes. n_valid: how many rows of the task keep their prompt, in all
     parts; AIA's mean is over these.
 
-    They depend on the seed and the phase's step alone. So a resumed run goes on with the very rows,
-    a branch takes the same ones, and any number of processes shares them out.
+    Which rows depends on the seed and the phase's step alone. So a resumed run goes on with the
+    very rows, one that --init_from began takes those of the second phase, and any number of
+    processes shares them out.
     """
     # which rows, and from which of them the prompt is dropped
     phase = phase_at(step)
@@ -375,7 +376,7 @@ for step in range(first_step, args.steps + 1):
     # this step's rows; the next step's are asked for
     with meter.aside("waiting"):
         batches = coming.result()
-    coming = reader.submit(read_rows, min(step + 1, args.steps - 1))
+    coming = reader.submit(read_rows, min(step + 1, args.steps - 1))  # the last are not used
 
     # AIA acts in the second phase, on every N-th step, and not while anything is frozen
     its_turn = (step - begin) % args.aia_every == 0
@@ -396,7 +397,8 @@ for step in range(first_step, args.steps + 1):
             watched, watching = batch["watched"], batch["watching"]
             intensity = aia.interaction(output.mass, watching)  # (L, B)
             valid = watched.any(1) & watching.any(1)  # (B,) but for rows without their prompt
-            # parts are summed, processes averaged: each divides by its share of the rows
+            # n_valid counts all parts, so that parts add up; and gradients are averaged over
+            # processes, so that each divides by its share
             off = aia.aia_loss(intensity, valid, *targets[task], n_valid / world)
             losses[f"aia_{task}"] = losses.get(f"aia_{task}", 0) + off.detach()
             loss = loss + args.aia * args.aia_every * off  # on every N-th step, N times as strong
@@ -428,7 +430,7 @@ log.close()
 minutes += meter.minutes()
 
 finished = True
-save("ckpt.pt")
+save("ckpt.pt")  # the weights alone: nothing is left to resume
 processes.leave()
 if rank > 0:
     sys.exit()
