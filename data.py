@@ -391,7 +391,7 @@ def refuse_damaged(folder, meta):
 
 
 def read_meta(folder):
-    """A data set's meta.json. Exits with one line if it is missing, damaged or of another version."""
+    """What a data set's meta.json says. Exits with one line if it cannot be used."""
     file = folder / "meta.json"
     try:
         meta = json.loads(file.read_text())

@@ -14,7 +14,7 @@ train.py: one loop, from flags to checkpoint. The last file to read.
 
 A run has two phases: in the first the network learns both tasks, in the second it is fine-tuned,
 and AIA acts. The file runs from top to bottom as it is written. Its flags are in systems/flags.py.
-All that several processes need is in tools/processes.py; for one, its functions do nothing more.
+What several processes need is in tools/processes.py; for one, its functions do nothing.
 """
 import shutil
 import signal
@@ -193,9 +193,8 @@ def read_rows(step):
     step that this process takes. n_valid: how many rows of the task keep their prompt, in all
     parts; AIA's mean is over these.
 
-    Which rows depends on the seed and the phase's step alone. So a resumed run goes on with the
-    very rows, one that --init_from began takes those of the second phase, and any number of
-    processes shares them out.
+    Which rows depends on the seed and the phase's step alone: so a resumed run goes on with the
+    same ones, and a run from --init_from has those of a second phase.
     """
     # which rows, and from which of them the prompt is dropped
     phase = phase_at(step)

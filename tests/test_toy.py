@@ -276,7 +276,7 @@ def test_damage_is_noticed(tmp_path):
     with pytest.raises(SystemExit, match="val_generate_ids.npy: is missing"):
         load_dataset(tmp_path / "toy")
     (tmp_path / "toy" / "meta.json").write_text('{"version": 1}')
-    with pytest.raises(SystemExit, match="a data set of version 1, this code reads"):
+    with pytest.raises(SystemExit, match="data set of version 1, this code reads"):
         load_dataset(tmp_path / "toy")
 
 
