@@ -98,7 +98,7 @@ def reference(kind, n_layer, size=None, steps=None, dataset=None, device="cpu"):
 
       paper    the published table: layer i of n has the row of Emu3's layer 32 i / n
       small    those of single-task networks as small as this one. They ship for the toy world; for
-               other data sets train.py makes them, by as many steps as this run's
+               other data sets train.py makes them, in as many steps as this run
       a path   a run's folder, or two with a comma between: what is measured on them
     """
     if kind == "paper":
@@ -193,7 +193,7 @@ def in_ranges(curve, n=3):
 def aia_loss(intensity, valid, target, threshold, n_valid=None):
     """
     Paper eq. 2, with Huber's loss divided by its threshold (smooth L1): far from the target it is
-    about |intensity - target|, so that its weight is about its share of the loss.
+    about |intensity - target|, so that its weight means the same for every threshold.
 
     intensity (L, B); valid (B,) bool, the rows that count; target and threshold (L, 1). Returns a
     scalar, the mean over layers and valid rows. n_valid: of the whole batch, if these are only

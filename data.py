@@ -8,8 +8,7 @@ Read this file first; model.py comes next. It imports nothing of ours.
   4. batches        all that a network is told of each token
   5. data sets      folders of memory-mapped rows
 
-What the pictures and sentences are does not matter here. Data sets of the toy world and of your own
-pictures are made in toy/, where their tokenizers are trained too:
+Data sets of the toy world and of your own pictures are made in toy/, and their tokenizers too:
 
     python data.py                                                       # the toy world
     python data.py --json pairs.json --images pictures/ --out data/mine  # your own pictures
@@ -274,17 +273,17 @@ def describe(ids, roles, first_image, n_codes, n_image, route=None):
 
 def draws_next(is_target, generated):
     """
-    (B, T): whether the target that comes next after a token is of a picture. Tokens after the last
-    target have none to come: they take its answer.
+    (B, T): whether the next target after a token, however far, is of a picture. After the last
+    target: whether that one was.
     """
     B, T = is_target.shape
     last = np.where(is_target, np.arange(T), -1).max(1)  # (B,)
     ahead = generated[np.arange(B), last]
-    answer = np.empty((B, T), bool)
+    result = np.empty((B, T), bool)
     for t in reversed(range(T)):
-        answer[:, t] = ahead
+        result[:, t] = ahead
         ahead = np.where(is_target[:, t], generated[:, t], ahead)
-    return answer
+    return result
 
 
 def window(row, first, last, device="cpu"):
@@ -340,9 +339,9 @@ def to_batch(ids, roles, first_image, n_codes, n_image, route=None, pixels=None,
     roles = np.array(roles)
     any_generated = (((roles & TARGET) > 0) & (ids >= first_image)).any()
     if route is not None and any_generated:
-        # window() drops the last column, which would cut an image token off the longest rows. One
-        # column of padding more, and every row keeps its whole picture: so the copies' shares
-        # have the same sizes in every batch
+        # window() takes no last column, where the longest rows have an image token, the others
+        # padding. With one column more all rows keep all of their picture, so that the copies'
+        # shares have the same sizes in every batch
         ids = np.pad(ids, ((0, 0), (0, 1)))
         roles = np.pad(roles, ((0, 0), (0, 1)))
     row = describe(ids, roles, first_image, n_codes, n_image, route)

@@ -253,9 +253,9 @@ class Experts(nn.Module):
         # of 64: a kernel is prepared for each size, so there should be few
         multiple = 64 if torch.is_grad_enabled() else 1
         padding = -count % multiple
-        padding_before = padding.cumsum(0) - padding  # in the shares before an expert's
-        _, place = sort_by(expert)  # a token's, were nothing filled up
-        slot = place + padding_before[expert]
+        shift = padding.cumsum(0) - padding  # zeros before each expert's share
+        _, rank = sort_by(expert)  # where a token stands among all, sorted by expert
+        slot = rank + shift[expert]
         sizes = (count + padding).tolist()  # the host waits for a GPU here
         shares = x.new_zeros(sum(sizes), x.size(1)).index_copy(0, slot, x).split(sizes)
         # idle experts run too, on nothing: so their gradients are zero, not none
@@ -609,7 +609,7 @@ class Transformer(nn.Module):
     def kinds(self):
         """first_image, n_codes, n_image, route: how data.describe() tells its tokens apart"""
         c = self.config
-        return c.first_image, c.n_codes, c.n_image, c.route if c.split else None
+        return c.first_image, c.n_codes, c.n_image, (c.route if c.split else None)
 
     def new_cache(self, pad, length):
         """For len(pad) rows of at most `length` tokens, pad (B,) of them padding on the left"""

@@ -31,12 +31,11 @@ def extend(model, starts, n, stand_in, choose, pixels=None, end=None, cached=Tru
                 a token that is not chosen yet, so that all else about the place is known
       choose    choose(logits (B, V), k) -> (B,), the k-th token
       pixels    (P, S, S, 3) uint8: the pictures to understand in starts, for eyes that want them
-      cached    keep the keys and values of what was read. Otherwise all is read anew for each
-                token, as one would first write it
+      cached    keep the keys and values of what was read, or read all anew for each token
     """
     # The rows are laid out at full length once, with stand-ins for what is to come. Step k feeds
-    # what is new, up to the place `at` that is chosen next. No place before `at` is a target any
-    # more, so there are logits at one place of each row: the last that was fed
+    # what is new, up to the place `at` that is chosen next. There are logits only where the next
+    # token is a target, and no place before `at` is one any more: so there is one a row
     device = model.rotary.device
     longest = max(len(ids) for ids, _ in starts)
     shape = (len(starts), longest + n)

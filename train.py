@@ -13,8 +13,10 @@ train.py: one loop, from flags to checkpoint. The last file to read.
     python train.py --arch evev2 --init_from out/run  # taken apart, from a unified one's weights
 
 A run has two phases: in the first the network learns both tasks, in the second it is fine-tuned,
-and AIA acts. The file runs from top to bottom as it is written. Its flags are in systems/flags.py.
-What several processes need is in tools/processes.py; for one, its functions do nothing.
+and AIA acts. (A preset's stages are something else: which weights train, and for how long.)
+
+The file runs from top to bottom. Its flags are in systems/flags.py, what several processes need in
+tools/processes.py, whose functions do nothing for one.
 """
 import shutil
 import signal
@@ -68,7 +70,7 @@ def stop(*_):
 
 
 def train_reference(task, known):
-    """A single-task network of the same shape, which sees as many rows of its task as this run."""
+    """A single-task network of the same size, which sees as many rows of its task as this run."""
     folder = f"{data.folder}/reference-{args.size}-{args.steps}-{task}"
     shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was cut short
     print(f"no reference to {task} for {args.data} at size {args.size} yet: "
@@ -94,7 +96,7 @@ keep_freed_memory()
 processes.speak_for_all()
 args = read_flags()
 stages = stages_of(args)    # most runs have one, in which everything trains
-begin = phase_begins(args)  # the step at which the second phase begins
+begin = phase_begins(args)  # the second phase's first step; with --init_from it is 0
 out = Path(args.out)        # the folder that all of this run goes to
 finished = False
 signal.signal(signal.SIGINT, stop)
@@ -396,8 +398,8 @@ for step in range(first_step, args.steps + 1):
             watched, watching = batch["watched"], batch["watching"]
             intensity = aia.interaction(output.mass, watching)  # (L, B)
             valid = watched.any(1) & watching.any(1)  # (B,) but for rows without their prompt
-            # n_valid counts all parts, so that parts add up; and gradients are averaged over
-            # processes, so that each divides by its share
+            # the mean over the step's rows is the sum over its parts of (a part's sum) / n_valid;
+            # as gradients are averaged over processes, theirs are to be world times as large
             off = aia.aia_loss(intensity, valid, *targets[task], n_valid / world)
             losses[f"aia_{task}"] = losses.get(f"aia_{task}", 0) + off.detach()
             loss = loss + args.aia * args.aia_every * off  # on every N-th step, N times as strong
