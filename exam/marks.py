@@ -108,13 +108,16 @@ def sum_up_drawings(columns):
 
 
 def wrong_drawings(prompts, pictures, verdicts):
-    """{tag: [(picture, what was wanted and what is wrong)]}, of the run's verdicts."""
+    """{tag: [(picture, what was wanted and what is wrong)]}: of a prompt the first that is wrong."""
     pictures_a_prompt = len(pictures) // len(prompts)
     wrong = {tag: [] for tag in (*GENEVAL, *EXTRA)}
-    for i, (is_right, reasons) in enumerate(verdicts):
-        if not is_right:
-            record, _ = prompts[i // pictures_a_prompt]
-            wrong[record["tag"]].append((pictures[i], f"{record['prompt']}: {reasons}"))
+    for i, (record, _) in enumerate(prompts):
+        first = i * pictures_a_prompt
+        for n in range(first, first + pictures_a_prompt):
+            is_right, reasons = verdicts[n]
+            if not is_right:
+                wrong[record["tag"]].append((pictures[n], f"{record['prompt']}: {reasons}"))
+                break
     return wrong
 
 

@@ -335,6 +335,16 @@ def test_mistakes_are_shown_from_each_group_by_turns():
     assert len(marks.by_turns({"a": list(range(100))})) == marks.MISTAKES
 
 
+def test_a_prompt_shows_one_mistake():
+    prompts = [({"tag": "counting", "prompt": prompt}, None) for prompt in ("a circle", "a cross")]
+    verdicts = [(True, ""), (False, "none"), (False, "two"), (True, "")]  # two pictures each
+    wrong = marks.wrong_drawings(prompts, ["p0", "p1", "p2", "p3"], verdicts)
+    assert wrong["counting"] == [("p1", "a circle: none"), ("p2", "a cross: two")]
+    verdicts = [(False, "none")] * 4
+    wrong = marks.wrong_drawings(prompts, ["p0", "p1", "p2", "p3"], verdicts)
+    assert [picture for picture, _ in wrong["counting"]] == ["p0", "p2"]
+
+
 def test_of_real_pictures_the_share_answered_word_for_word_counts(monkeypatch, tmp_path):
     ids = np.arange(600)[:, None]
 
