@@ -133,7 +133,7 @@ def load_picture(file, canvas):
         width, height = original.size
         mode = original.mode
     if (width, height) != (canvas, canvas) or mode != "RGB":
-        print(f"{file}: {width} x {height} {mode}, seen as {canvas} x {canvas} RGB",
+        print(f"{printable(file)}: {width} x {height} {mode}, seen as {canvas} x {canvas} RGB",
               file=sys.stderr)
     return picture
 

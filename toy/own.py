@@ -3,8 +3,10 @@ toy/own.py: your own pictures as a data set (python data.py --json PAIRS --image
 
 Records are read by toy/records.py. A gpt turn with "<image>" makes a picture to generate from the
 human's words; anything else is a talk to understand, of one or more turns. Records that cannot be
-used are reported and skipped. Stands on data.py, toy/dataset.py and toy/tokenizer.py.
+used are reported and skipped. Stands on data.py, tools/, toy/dataset.py and toy/tokenizer.py.
 """
+import os
+import stat
 import sys
 import warnings
 from collections import namedtuple
@@ -16,6 +18,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 from data import TARGET, TASKS, encoding_of, make_row
+from tools.files import first_line
+from tools.flags import printable
 from toy.dataset import data_folder, finish_dataset, new_dataset, write_rows
 from toy.merges import learn_merges
 from toy.records import Fault, Report, load_records, understand
@@ -114,7 +118,10 @@ def read_pairs(records, images, canvas):
                 pictures.append(read_picture(path, canvas))
             except ValueError as e:
                 kind, _, detail = str(e).partition(": ")
-                report.skip(i, record, Fault(kind, detail))
+                if kind == "no such file":
+                    detail = f"looked for in {images}"
+                named = record | {"image": talk.image}  # it may be named in a turn
+                report.skip(i, named, Fault(kind, detail))
                 continue
             number_of[path] = len(pictures) - 1
         pairs.append(Pair(number_of[path], talk.prompt, talk.turns))
@@ -127,9 +134,7 @@ def read_picture(path, canvas):
     The centre square of a picture in any format that Pillow reads, reduced: (canvas, canvas, 3)
     uint8. What is transparent becomes white. Raises ValueError with the reason if it is unusable.
     """
-    path = Path(path)
-    if path.exists() and not path.is_file():  # a folder, or something that is read for ever
-        raise ValueError("no file")
+    refuse_no_file(path)
     try:
         with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
             picture = Image.open(path)
@@ -138,8 +143,8 @@ def read_picture(path, canvas):
                 picture.draft("RGB", (2 * canvas, 2 * canvas))
             picture = ImageOps.exif_transpose(picture)
             picture = in_eight_bits(picture).convert("RGBA")
-    except FileNotFoundError:
-        raise ValueError(f"no such file: {path}")
+    except PermissionError as e:
+        raise ValueError(f"cannot be read: {e.strerror}")
     except UnidentifiedImageError:
         raise ValueError("no picture that Pillow can read")
     except Image.DecompressionBombError:
@@ -147,10 +152,24 @@ def read_picture(path, canvas):
     except ValueError:
         raise
     except Exception as e:  # Pillow's readers raise whatever a broken file makes them trip over
-        raise ValueError(f"broken picture ({e})")
+        raise ValueError(f"broken picture: {printable(first_line(e))}")
     white = Image.new("RGBA", picture.size, "white")
     picture = Image.alpha_composite(white, picture).convert("RGB")
     return np.asarray(ImageOps.fit(picture, (canvas, canvas), Image.LANCZOS))
+
+
+def refuse_no_file(path):
+    """Raises ValueError unless there is an ordinary file of this name."""
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise ValueError("no such file")
+    except OSError as e:  # its name is too long, for one
+        raise ValueError(f"cannot be read: {e.strerror}")
+    except ValueError:  # half a character in it, or none that this system's names may have
+        raise ValueError("a name that is no file name here")
+    if not stat.S_ISREG(mode):  # a folder, or something that is read for ever
+        raise ValueError("no file")
 
 
 def refuse_huge(picture):

@@ -27,6 +27,7 @@ Fault = namedtuple("Fault", "kind detail", defaults=("",))
 
 HUMAN = ("human", "user")
 GPT = ("gpt", "assistant")
+NAMED = "<img>(.*?)</img>"  # a picture's name in a text, as Qwen has it
 PRINTED = 3          # reasons of a kind
 LONGEST_NAME = 4096  # characters: no system has longer paths
 
@@ -75,19 +76,23 @@ def understand(record):
     """A record -> a Talk and None, or None and a Fault."""
     if not isinstance(record, dict):
         return None, Fault(f"is a {type(record).__name__}, not an object")
-    images, fault = images_of(record)
+    images = images_of(record)
+    fault = fault_of_names(images)
     if fault:
         return None, fault
     turns, fault = turns_of(record)
     if fault:
         return None, fault
     images += [name for _, _, names in turns for name in names]
+    fault = fault_of_names(images)
+    if fault:
+        return None, fault
     if not images:
         return None, Fault("has no picture")
     if len(images) > 1:
         return None, Fault("has several pictures, and one is wanted", f"here are {len(images)}")
 
-    asked = [re.sub(r"<img>.*?</img>|<image>", "", text).strip() for _, text, _ in turns[::2]]
+    asked = [without_pictures(text).strip() for _, text, _ in turns[::2]]
     told = [text.strip() for _, text, _ in turns[1::2]]
     if not all(asked + told):
         return None, Fault("a turn has an empty text")
@@ -144,7 +149,7 @@ def read_turn(turn):
     elif who != "system":
         return None
     if isinstance(content, str):
-        return who, content, re.findall(r"<img>(.*?)</img>", content)
+        return who, content, re.findall(NAMED, content, re.DOTALL)
     if not isinstance(content, list):
         return None
 
@@ -170,17 +175,31 @@ def read_turn(turn):
 
 
 def images_of(record):
-    """The pictures that a record names beside its turns, a list; and a Fault, or None."""
+    """The pictures that a record names beside its turns, a list."""
     named = record.get("image", record.get("images"))
     if named is None:
-        return [], None
+        return []
     if not isinstance(named, list):
-        named = [named]
-    for name in named:
-        is_name = isinstance(name, str) and 0 < len(name) <= LONGEST_NAME and "\0" not in name
-        if not is_name:
-            return None, Fault("'image' is no file name", f"it is {shorten(name)}")
-    return list(named), None
+        return [named]
+    return list(named)
+
+
+def fault_of_names(names):
+    """A Fault if one of these cannot be a file's name; or None."""
+    for name in names:
+        if not is_name(name):
+            return Fault("its picture's name is no file name", f"it is {shorten(name)}")
+    return None
+
+
+def is_name(name):
+    """Whether this may be a file's name. (Whether it can be one here, read_picture() tries.)"""
+    return isinstance(name, str) and 0 < len(name) <= LONGEST_NAME and "\0" not in name
+
+
+def without_pictures(text):
+    """A text without the places and the names of its pictures."""
+    return re.sub(f"{NAMED}|<image>", "", text, flags=re.DOTALL)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -217,18 +236,21 @@ class Report:
 
 
 def subject(record):
-    """The picture that a record is about, whole: a name that is cut cannot be looked for."""
+    """
+    The picture that a record is about. A name that is cut cannot be looked for, so only what is
+    longer than a name ever is, as a picture in base64, is cut.
+    """
     name = record.get("image") if isinstance(record, dict) else None
-    if isinstance(name, str) and len(name) <= LONGEST_NAME:
-        return f"{name!r}: "
+    if is_name(name):
+        return f"{shorten(name, 300)}: "
     if isinstance(record, dict):
         return ""
     return f"{shorten(record)}: "
 
 
-def shorten(value):
-    """What stands there, in at most 80 characters or so: it may be a picture in base64."""
+def shorten(value, longest=80):
+    """What stands there, if it is longer than that only its beginning: it may be base64."""
     text = repr(value)
-    if len(text) <= 80:
+    if len(text) <= longest:
         return text
     return f"{text[:60]} ... ({len(text):,} characters)"
