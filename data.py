@@ -397,7 +397,7 @@ def read_meta(folder):
     except FileNotFoundError:
         sys.exit(f"{folder}: no data set here (no meta.json); "
                  f"make one with: python data.py --out {folder}")
-    except (ValueError, RecursionError, OSError) as e:
+    except (ValueError, RecursionError) as e:
         refuse(folder, file, f"not JSON ({e})")
     version = meta.get("version") if isinstance(meta, dict) else None
     if version != VERSION:

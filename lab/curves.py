@@ -12,6 +12,7 @@ from aia import correlation, distance
 from data import TASKS
 from systems.runs import latest_run
 from tools.curves import draw_curves
+from tools.faults import expect_faults
 from tools.files import first_line
 from tools.flags import Parser, speak_plainly
 from tools.sheet import refuse_no_picture
@@ -180,6 +181,7 @@ def main():
     p.add_argument("--png", help="where the picture goes (default: interaction.png in the run, or "
                                  "out/interaction.png for several)")
     speak_plainly()
+    expect_faults("name fewer runs")
     args = p.parse_args()
     groups = [names.split(",") for names in args.out or [latest_run()]]
     for names, folders in zip(args.out, groups):

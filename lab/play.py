@@ -120,8 +120,8 @@ def draw_prompts(args, prompts, model, enc, tok, meta, sampling):
 def main():
     """Draws, answers, both, or converses, as the flags say."""
     speak_plainly()
-    args = read_flags()
     expect_faults("draw fewer pictures at a time (--n)")
+    args = read_flags()
     folder = args.out or latest_run()
     print(f"run: {folder}", file=sys.stderr)
     device = find_device(args.device)

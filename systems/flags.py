@@ -18,6 +18,8 @@ from tools.files import refuse_unwritable
 from tools.flags import Parser, speak_plainly
 from tools.processes import world
 
+NO_MEMORY = "take a step's rows in more parts (--accumulate 2), or fewer rows (--batch_size)"
+
 STEPS = {"nano": 4800, "small": 4000, "base": 10000}
 
 # How a step is taken, not which step it is: a resumed run may choose these anew.
@@ -124,6 +126,7 @@ def read_flags():
     add_dial(p)
     add_training(p)
     speak_plainly()
+    expect_faults(NO_MEMORY)
     args = p.parse_args()
     args.branch = False  # whether it goes on from a run of the same architecture
     if args.resume:
@@ -140,8 +143,8 @@ def read_flags():
         sys.exit("--fsdp: shards are for several processes; start them with: "
                  "torchrun --nproc_per_node=N train.py --fsdp ...")
     check_out(args)
-    expect_faults("take a step's rows in more parts (--accumulate 2), or fewer rows (--batch_size)",
-                  f"go on from what was saved in {args.out} with the same command and --resume")
+    expect_faults(NO_MEMORY, f"go on from what was saved in {args.out} with the same command and "
+                             "--resume")
     if args.init_from:
         read_config(args.init_from)  # says at once that there is no such run
     return args
@@ -252,7 +255,7 @@ def turned(args):
 def check_out(args):
     """A new run needs a folder without one."""
     out = Path(args.out)
-    if not out.exists():
+    if out.is_dir() or not out.exists():
         refuse_unwritable("--out", out)
     if out.exists() and not out.is_dir():
         sys.exit(f"--out {out}: holds something else already, which would be lost; "

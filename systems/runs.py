@@ -33,7 +33,7 @@ def read_config(folder):
                  f"train one: python train.py --out {folder}")
     try:
         config = json.loads(file.read_text())
-    except (ValueError, RecursionError, OSError) as e:
+    except (ValueError, RecursionError) as e:
         sys.exit(f"{file}: is damaged ({first_line(e)}); train the run again")
     version = config.get("version") if isinstance(config, dict) else None
     if version != VERSION:
@@ -78,6 +78,8 @@ def load_model(folder, device="cpu", file="ckpt.pt"):
     try:
         model = build(Config(**config["model"])).to(device)
         model.load_state_dict(load_state(folder / file, device)["model"])
+    except PermissionError:  # see tools/faults.py
+        raise
     except Exception as e:  # a damaged file may trip torch anywhere
         sys.exit(f"{folder}: {file} or config.json is damaged ({first_line(e)}); train it again")
     return model.eval(), config

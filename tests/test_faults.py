@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import contextmanager
 from runpy import run_path
@@ -17,11 +18,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from data import ImageTokenizer, checksum, load_dataset
+from systems.runs import load_checkpoint, load_model, read_config
 from tests.common import HERE, free_ports, run, same, short_run, train, weights
+from tools.faults import in_one_line
 from tools.files import load_state, locked, save_state
-from toy import build
+from toy import build, own
 from toy.build import build_toy
 from tools.muon import Muon
 from toy.tokenizer import save_tokenizer
@@ -291,6 +295,63 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_old_one(tmp_path, monkeypatch
     monkeypatch.undo()
     assert torch.equal(load_state(tmp_path / "a.pt")["x"], torch.zeros(2))
     assert [file.name for file in tmp_path.iterdir()] == ["a.pt"]
+
+
+def fail_with(fault):
+    def fail(*_, **__):
+        raise fault
+    return fail
+
+
+NO_ROOM = OSError(errno.ENOSPC, "No space left on device")
+NO_ROOM_FOR_TORCH = RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos")
+
+
+@pytest.mark.parametrize("owner, name, fault", [(torch, "save", NO_ROOM_FOR_TORCH),
+                                                (own, "compare_pictures", NO_ROOM)])
+def test_own_pictures_that_fill_the_disk_leave_nothing(tmp_path, monkeypatch, owner, name, fault):
+    Image.new("RGB", (48, 48)).save(tmp_path / "a.png")
+    record = {"image": "a.png", "conversations": [{"from": "human", "value": "what?"},
+                                                  {"from": "gpt", "value": "black"}]}
+    (tmp_path / "pairs.json").write_text(json.dumps([record]))
+    monkeypatch.setattr(owner, name, fail_with(fault))
+    said = run("data.py", "--json", tmp_path / "pairs.json", "--images", tmp_path,
+               "--tokenizer_steps", 1, "--out", tmp_path / "mine")
+    assert one_line(said, "the disk is full; nothing was written", tmp_path / "mine")
+    assert not list(tmp_path.glob("mine*"))
+
+
+def test_a_run_is_not_begun_where_nothing_can_be_written(toy, tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    denied = PermissionError(errno.EACCES, "Permission denied", "x")
+    monkeypatch.setattr(tempfile, "TemporaryFile", fail_with(denied))
+    said = train(toy, tmp_path / "run")
+    assert one_line(said, "--out", tmp_path / "run", "cannot be written (Permission denied)")
+
+
+def test_what_may_not_be_read_is_not_called_damaged(short, monkeypatch):
+    denied = PermissionError(errno.EACCES, "Permission denied", "run/ckpt.pt")
+    with monkeypatch.context() as patch:
+        patch.setattr("zipfile.ZipFile", fail_with(denied))
+        with pytest.raises(PermissionError):
+            load_model(short / "run")
+        with pytest.raises(PermissionError):
+            load_checkpoint(short / "run", "cpu")
+    monkeypatch.setattr("pathlib.Path.read_text", fail_with(denied))
+    for load in (read_config, load_dataset):
+        with pytest.raises(PermissionError):
+            load(short / {read_config: "run", load_dataset: "mine"}[load])
+
+
+@pytest.mark.parametrize("fault, said", [
+    (NO_ROOM, "the disk is full: make room; what was saved stays"),
+    (OSError(errno.EDQUOT, "Disk quota exceeded", "x"), "the disk is full"),
+    (NO_ROOM_FOR_TORCH, "the disk is full"),
+    (PermissionError(errno.EACCES, "Permission denied", "a\nb.pt"),
+     "a\\nb.pt: cannot be read or written (Permission denied); change that, or name another"),
+    (OSError(errno.ENAMETOOLONG, "File name too long", "x"), "x: cannot be")])
+def test_a_fault_of_the_disk_is_said_in_one_line(fault, said):
+    assert one_line(in_one_line(fault, "take less"), said)
 
 
 def test_a_killed_worker_ends_the_build(tmp_path, monkeypatch):

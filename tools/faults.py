@@ -2,6 +2,7 @@
 tools/faults.py: faults of the machine, not of the code, end a command in one line that says what
 to do, and not in a traceback.
 """
+import errno
 import re
 import sys
 import traceback
@@ -10,9 +11,14 @@ from functools import partial
 import torch
 from tqdm import tqdm
 
-# what torch raises as a RuntimeError where memory ends, and where a process of several is gone
+from tools.flags import printable
+
+# what torch raises as a RuntimeError where memory or the disk ends, or a process of several is gone
 NO_MEMORY = "out of memory|can't allocate memory|not enough memory"
+FULL_DISK = "inline_container"  # where torch writes its files
 LOST_PROCESS = "Connection (closed|reset|refused)|NCCL|gloo|ProcessGroup"
+# what a file's name or the rights to it bring about
+NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.EISDIR)
 
 
 def expect_faults(no_memory, lost_process=""):
@@ -33,6 +39,11 @@ def in_one_line(e, no_memory, lost_process=""):
     """An exception as a line that says what to do; None if the fault may be in the code."""
     if isinstance(e, (MemoryError, torch.OutOfMemoryError)):
         return f"out of memory: {no_memory}"
+    if is_full(e):
+        return "the disk is full: make room; what was saved stays"
+    if isinstance(e, OSError) and e.errno in NO_ACCESS and e.filename:
+        name = printable(str(e.filename))
+        return f"{name}: cannot be read or written ({e.strerror}); change that, or name another"
     if not isinstance(e, RuntimeError):
         return None
     if re.search(NO_MEMORY, str(e)):
@@ -40,3 +51,10 @@ def in_one_line(e, no_memory, lost_process=""):
     if lost_process and re.search(LOST_PROCESS, str(e)):
         return f"another of the processes is gone: {lost_process}"
     return None
+
+
+def is_full(e):
+    """Whether an exception says that the disk, or one's share of it, is full."""
+    if isinstance(e, OSError):
+        return e.errno in (errno.ENOSPC, errno.EDQUOT)
+    return isinstance(e, RuntimeError) and FULL_DISK in str(e)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from tools.faults import is_full
+
 # ---------------------------------------------------------------------------------------------
 # whole or not there
 
@@ -37,8 +39,9 @@ def save_state(path, state, keep=None):
             os.fsync(f.fileno())  # on the disk before it takes the old one's name
     except (OSError, RuntimeError) as e:  # torch's writer raises the second on a full disk
         part.unlink(missing_ok=True)
-        sys.exit(f"{path}: cannot be written ({first_line(e)}); what was there is kept. "
-                 "Is the disk full?")
+        why = "the disk is full" if is_full(e) else first_line(e)
+        sys.exit(f"{path}: cannot be written ({why}); what was there is kept. "
+                 "Make room, or see to the folder, and do it again")
     if keep and path.exists():
         os.replace(path, path.with_name(keep))
     os.replace(part, path)
@@ -70,11 +73,11 @@ def first_line(e):
 def refuse_unwritable(flag, folder):
     """Exits with one line if a folder cannot be made, or not be written, by trying."""
     place = Path(folder).absolute()
-    while not place.exists():
-        place = place.parent
-    if not place.is_dir():
-        sys.exit(f"{flag} {folder}: cannot be made ({place} is a file); name another folder")
     try:
+        while not place.exists():
+            place = place.parent
+        if not place.is_dir():
+            sys.exit(f"{flag} {folder}: cannot be made ({place} is a file); name another folder")
         with tempfile.TemporaryFile(dir=place):
             pass
     except OSError as e:

@@ -31,9 +31,9 @@ def main():
     only the image tokenizer in assets/ is replaced, once the new one is whole.
     """
     speak_plainly()
+    expect_faults("make fewer scenes (--n), or take fewer records")
     args = read_flags()
     keep_freed_memory()  # arrays come and go: to ask the system for each anew takes time
-    expect_faults("make fewer scenes (--n), or take fewer records")
     for number in STOPPING:
         signal.signal(number, stop)
     if args.train_tokenizer:

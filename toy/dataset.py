@@ -11,7 +11,6 @@ toy/own.py write so. Stands on data.py and tools/.
 `sizes` says which arrays there are: sizes[split, task] = (rows, tokens of the longest row), with
 split "train" or "val", and task "generate" or "understand".
 """
-import errno
 import os
 import shutil
 import sys
@@ -21,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from data import ARRAYS, VERSION, checksum, encoding_of
+from tools.faults import is_full
 from tools.files import lock, refuse_unwritable, save_json
 from toy.tokenizer import save_tokenizer
 
@@ -56,10 +56,10 @@ def new_dataset(out, sizes, canvas):
             np.lib.format.open_memmap(part / name, "w+", dtype, shape)
             reserve(part / name)
         yield part
-    except OSError as e:
-        if e.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except (OSError, RuntimeError) as e:
+        if not is_full(e):
             raise
-        sys.exit(f"--out {out}: the disk is full ({e.strerror}); nothing was written. "
+        sys.exit(f"--out {out}: the disk is full; nothing was written. "
                  "Make room, or name a folder elsewhere")
     finally:
         shutil.rmtree(part, ignore_errors=True)

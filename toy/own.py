@@ -79,6 +79,7 @@ def build_real(file, images, out, size="nano", seed=0, steps=3000):
             write_rows(part, split, task, 0, ids_and_roles, pad, pixels)
         about = {"kind": "real", "seed": seed, "canvas": canvas, "n_image": SIDE * SIDE}
         report.save(part / "skipped.txt")
+        compare_pictures(pictures, codes, tok, part / "tokenizer.png")
         finish_dataset(part, out, about, merges, tok, sizes)
 
     if report.lines:
@@ -86,11 +87,9 @@ def build_real(file, images, out, size="nano", seed=0, steps=3000):
     if n_cut:
         print(f"{n_cut} texts were longer than the {LONGEST} tokens that a row holds and were "
               "cut, or left out where no answer remained")
-    sheet = out / "tokenizer.png"
-    compare_pictures(pictures, codes, tok, sheet)
     counts = [f"{len(some)} {task} rows to {split}" for (split, task), some in rows.items()]
     print(f"{out}: {', '.join(counts)}")
-    print(f"{sheet}: originals over reconstructions, "
+    print(f"{out / 'tokenizer.png'}: originals over reconstructions, "
           f"{len(np.unique(codes))} of {tok.n_codes} codes in use")
     print(f"next: python train.py --data {out}")
 

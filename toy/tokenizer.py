@@ -6,6 +6,7 @@ The toy world's, for each canvas, are in assets/. Your own pictures get one of t
 Stands on data.py, toy/world.py and toy/judge.py.
 """
 import os
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -76,9 +77,12 @@ def save_tokenizer(path, tok, half=False):
     weights = {}
     for name, weight in tok.state_dict().items():
         weights[name] = weight.half() if half else weight
-    part = f"{path}.part"
-    torch.save({"config": tok.config, "weights": weights}, part)
-    os.replace(part, path)
+    part = Path(f"{path}.part")
+    try:
+        torch.save({"config": tok.config, "weights": weights}, part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)  # what did not fit
 
 
 def train_toy_tokenizer(path, canvas, steps=3000, seed=0):
