@@ -50,9 +50,8 @@ def measure(model, dataset, n=100):
         batch = model.to_batch(*arrays)
         mass = model(batch, watch=True).mass
         intensity = interaction(mass, batch["watching"]).cpu().double()  # (L, n)
-        mean = intensity.mean(1)
-        std = intensity.std(1, correction=0)
-        curves[task] = {"mean": mean.tolist(), "std": std.tolist()}
+        curves[task] = {"mean": intensity.mean(1).tolist(),
+                        "std": intensity.std(1, correction=0).tolist()}
     return curves
 
 
@@ -73,8 +72,7 @@ def correlation(now):
     """
     if not all(task in now for task in TASKS):
         return None
-    curves = [now[task]["mean"] for task in TASKS]
-    return float(np.corrcoef(curves)[0, 1])
+    return float(np.corrcoef([now[task]["mean"] for task in TASKS])[0, 1])
 
 
 # ---------------------------------------------------------------------------------------------
@@ -123,10 +121,9 @@ def paper_targets(n_layer):
         target = []
         threshold = []
         for layer in range(n_layer):
-            depth = layer / n_layer
-            row = [row for row in rows if row[0] / 32 <= depth][-1]
-            target.append(row[1])
-            threshold.append(row[2])
+            _, aim, near = [row for row in rows if row[0] / 32 <= layer / n_layer][-1]
+            target.append(aim)
+            threshold.append(near)
         targets[task] = {"curve": target, "target": target, "threshold": threshold}
     return targets
 
@@ -171,15 +168,14 @@ def in_ranges(curve, n=3):
     threshold [L], the largest deviation from it in the range, at least 0.05 (the paper's least).
     """
     curve = np.asarray(curve, float)
-    best = None
-    for cuts in combinations(range(1, len(curve)), min(n, len(curve)) - 1):
-        parts = np.split(curve, cuts)
-        spread = sum(((part - part.mean()) ** 2).sum() for part in parts)
-        if best is None or spread < best[0]:
-            best = (spread, parts)
+
+    def spread(parts):
+        return sum(((part - part.mean()) ** 2).sum() for part in parts)
+
+    cuts = combinations(range(1, len(curve)), min(n, len(curve)) - 1)
     target = []
     threshold = []
-    for part in best[1]:
+    for part in min((np.split(curve, at) for at in cuts), key=spread):
         deviation = np.abs(part - part.mean()).max()
         target += [float(part.mean())] * len(part)
         threshold += [max(.05, float(deviation))] * len(part)

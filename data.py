@@ -118,8 +118,7 @@ class ImageTokenizer(nn.Module):
             code = part.to(self.L.device).view(-1, side, side, 1)
             digits = code // self.worth % self.L
             x = (self.decode_digits(digits) + 1) * 127.5
-            picture = x.clamp(0, 255).byte().permute(0, 2, 3, 1)
-            pictures.append(picture.cpu().numpy())
+            pictures.append(x.clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy())
         return np.concatenate(pictures)
 
 
@@ -359,13 +358,13 @@ def to_batch(ids, roles, first_image, n_codes, n_image, route=None, pixels=None,
 # 5. data sets
 #
 # A data set is a folder: meta.json, tokenizer.pt (of images) and, for each split and task, these
-# arrays as SPLIT_TASK_ARRAY.npy. The pixels are for networks that see them (see model.PRESETS).
+# arrays as SPLIT_TASK_ARRAY.npy. The pixels are for networks that see them.
 
 ARRAYS = {"generate": ("ids", "roles"), "understand": ("ids", "roles", "pixels")}
 FILES = [f"{split}_{task}_{array}.npy" for split in ("train", "val") for task in TASKS
          for array in ARRAYS[task]]
-META = ("kind", "canvas", "n_image", "block_size", "vocab_size", "first_image", "merges",
-        "files")
+META = {"kind": str, "canvas": int, "n_image": int, "block_size": int, "vocab_size": int,
+        "first_image": int, "merges": list, "files": dict}
 
 
 def checksum(file):
@@ -381,11 +380,11 @@ def refuse_damaged(folder, meta):
     """Exits with one line if a file is not what a data set's meta.json says of it."""
     for name, about in meta["files"].items():
         file = folder / name
-        if name not in FILES:
+        if name not in FILES or not isinstance(about, dict):
             refuse(folder, file, "is no file of a data set")
         if not file.is_file():
             refuse(folder, file, "is missing")
-        if checksum(file) != about["sha256"]:
+        if checksum(file) != about.get("sha256"):
             refuse(folder, file, "differs from its checksum")
 
 
@@ -399,11 +398,13 @@ def read_meta(folder):
                  f"make one with: python data.py --out {folder}")
     except (ValueError, RecursionError) as e:
         refuse(folder, file, f"not JSON ({e})")
-    version = meta.get("version") if isinstance(meta, dict) else None
+    if not isinstance(meta, dict):
+        refuse(folder, file, "is no object")
+    version = meta.get("version")
     if version != VERSION:
         refuse(folder, file, f"of a data set of version {version}, this code reads {VERSION}")
-    for name in META:
-        if name not in meta:
+    for name, kind in META.items():
+        if not isinstance(meta.get(name), kind):
             refuse(folder, file, f"has no {name}")
     return meta
 
@@ -424,10 +425,12 @@ def load_dataset(folder):
                 continue
             try:
                 tasks[task] = tuple(np.load(file, mmap_mode="r") for file in files)
-            except (OSError, ValueError) as e:
+                ids, roles = tasks[task][:2]
+                fits = ids.shape == roles.shape and len(ids) == len(tasks[task][-1])
+                if not fits or ids.dtype.kind != "u" or ids.max() >= meta["vocab_size"]:
+                    raise ValueError("they do not fit together")
+            except Exception as e:  # damage may trip numpy anywhere
                 refuse(folder, files[0], f"no rows that can be read ({e})")
-            if tasks[task][0].max() >= meta["vocab_size"]:
-                refuse(folder, files[0], "holds tokens that its vocabulary has not")
     return SimpleNamespace(meta=meta, enc=encoding_of(meta), rows=rows, folder=folder)
 
 

@@ -126,9 +126,8 @@ def draw(model, enc, prompts, cfg=2., temperature=1., top_k=0, top_p=1., seed=0,
     codes = []
     for i in tqdm(range(0, len(prompts), batch), "drawing", unit=f"x {batch} pictures",
                   disable=len(prompts) <= batch):
-        starts = []
-        for prompt in prompts[i:i + batch]:  # rows up to where their pictures begin
-            starts.append(make_row(enc, c.first_image, codes=(), prompt=prompt))
+        # rows up to where their pictures begin
+        starts = [make_row(enc, c.first_image, (), prompt) for prompt in prompts[i:i + batch]]
         n = len(starts)
         if cfg != 1:
             starts += [without_prompt(c, *start) for start in starts]
