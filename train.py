@@ -39,7 +39,8 @@ from model import SIZES, Config
 from sample import draw
 from systems import build
 from systems.dial import cost, with_flags
-from systems.flags import dial_of, phase_begins, read_flags, rows_a_step, stages_of, turned
+from systems.flags import (dial_of, how_to_resume, phase_begins, read_flags, rows_a_step,
+                           stages_of, turned)
 from systems.runs import (VERSION, load_checkpoint, load_model, next_command, read_config,
                           refuse_other_data)
 from systems.start import begin_with, stage_at, trains
@@ -59,13 +60,13 @@ from toy.command import make_if_missing
 
 
 def stop(*_):
-    """Ctrl-C, or kill: says how to go on."""
+    """Ctrl-C, or kill."""
     if rank > 0:
         sys.exit(rank)
     if finished:
         sys.exit(f"\nstopped; the network is saved, score it with: python -m exam {out}")
     if (out / "ckpt.pt").exists():
-        sys.exit(f"\nstopped; go on with: python train.py --out {out} --resume")
+        sys.exit(f"\nstopped; go on with: {how_to_resume(args)}")
     sys.exit("\nstopped before anything was saved")
 
 
@@ -142,9 +143,8 @@ for task in wanted:
                  f"name a run trained on it too: OUT1,OUT2{alone}")
 targets = {}  # {task: (target, threshold)}, (L, 1) each
 for task in wanted:
-    target = torch.tensor(reference[task]["target"], device=device)
-    threshold = torch.tensor(reference[task]["threshold"], device=device)
-    targets[task] = (target[:, None], threshold[:, None])
+    targets[task] = [torch.tensor(reference[task][name], device=device)[:, None]
+                     for name in ("target", "threshold")]
 
 # on this machine: what it costs, how it is computed
 price = cost(config)
@@ -204,8 +204,7 @@ def read_rows(step):
     chosen = {}
     for task, n in stage_at(step, stages)["rows"].items():
         if n:
-            n_rows = len(data.rows["train"][task][0])
-            numbers = np.sort(rng.integers(n_rows, size=n))
+            numbers = np.sort(rng.integers(len(data.rows["train"][task][0]), size=n))
             # for classifier-free guidance one picture of ten is drawn without its prompt
             drop = (rng.random(n) < .1) & (task == "generate")
             chosen[task] = numbers, drop
@@ -306,7 +305,7 @@ def save(name, **more):
 def refuse_nan(step, losses):
     """A run that diverged ends, and what it saved before stays."""
     if not np.isfinite(list(losses.values())).all():
-        sys.exit(f"step {step}: the loss is no number any more; the last checkpoint in {out} is "
+        sys.exit(f"\nstep {step}: the loss is no number any more; the last checkpoint in {out} is "
                  "from before. Train anew with a lower --lr, or in --dtype float32")
 
 
@@ -356,17 +355,17 @@ for step in range(first_step, args.steps + 1):
             rows = " and ".join(f"{n} rows to {task}" for task, n in stage["rows"].items())
             tqdm.write(f"step {step}: {training / 1e6:.2f}M weights train, {rows} a step")
 
-    # the second phase begins: a fresh schedule starts with fresh moments
-    if step == begin and 0 < step < args.steps:
-        save("pretrained.pt")
-        opts = optimizers(model, args.lr)
-
     # now and then: evaluate, save, draw
     if step % args.eval_every == 0 or step in (begin, args.steps):
         with meter.aside("evaluating"):
             val = evaluate_and_save(step)
     if step == args.steps:
         break
+
+    # the second phase begins: a fresh schedule starts with fresh moments
+    if step == begin > 0:
+        save("pretrained.pt")
+        opts = optimizers(model, args.lr)
 
     # the learning rate of this step: Muon's, and AdamW's (see --lr)
     lr = lr_at(step)

@@ -269,6 +269,14 @@ def check_out(args):
 # what follows from them
 
 
+def how_to_resume(args):
+    """The command that goes on with a run; with --data, if its data set was moved."""
+    command = f"python train.py --out {args.out} --resume"
+    if args.resume and args.data != read_config(args.out)["train"]["data"]:
+        command += f" --data {args.data}"
+    return command
+
+
 def phase_begins(args):
     """The step at which the second phase begins."""
     return round(args.steps * args.aia_start)

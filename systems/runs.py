@@ -35,7 +35,9 @@ def read_config(folder):
         config = json.loads(file.read_text())
     except (ValueError, RecursionError) as e:
         sys.exit(f"{file}: is damaged ({first_line(e)}); train the run again")
-    version = config.get("version") if isinstance(config, dict) else None
+    if not isinstance(config, dict):
+        sys.exit(f"{file}: is damaged (it is no object); train the run again")
+    version = config.get("version")
     if version != VERSION:
         sys.exit(f"{folder}: a run of version {version}, this code reads {VERSION}; train it again")
     wrong = what_is_wrong(config)
@@ -72,6 +74,7 @@ def load_model(folder, device="cpu", file="ckpt.pt"):
     """
     folder = Path(folder)
     config = read_config(folder)
+    refuse_other_tokenizer(folder, config)
     if not (folder / file).exists():
         sys.exit(f"{folder}: no network here ({file} is missing); "
                  f"train one: python train.py --out {folder}")
@@ -81,8 +84,20 @@ def load_model(folder, device="cpu", file="ckpt.pt"):
     except PermissionError:  # see tools/faults.py
         raise
     except Exception as e:  # a damaged file may trip torch anywhere
-        sys.exit(f"{folder}: {file} or config.json is damaged ({first_line(e)}); train it again")
+        remedy = "train it again"
+        if file == "ckpt.pt" and (folder / "ckpt-before.pt").exists():
+            remedy = f"go on from the checkpoint before: python train.py --out {folder} --resume"
+        sys.exit(f"{folder}: {file} or config.json is damaged ({first_line(e)}); {remedy}")
     return model.eval(), config
+
+
+def refuse_other_tokenizer(folder, config):
+    """Exits with one line if a run's tokenizer.pt is not its own. An older run does not know."""
+    file = folder / "tokenizer.pt"
+    known = config["data"].get("tokenizer")
+    if known and file.exists() and checksum(file) != known:
+        sys.exit(f"{file}: is not the one that the run was trained with; copy that from its data "
+                 f"set, which was {config['train']['data']}")
 
 
 def load_checkpoint(folder, device):
@@ -96,10 +111,12 @@ def load_checkpoint(folder, device):
         try:
             saved = load_state(file, device)
         except ValueError as e:
-            print(f"{file}: is damaged ({e}); going on from the checkpoint before")
+            print(f"{file}: is damaged ({e})")
             continue
         if "opts" not in saved:
             sys.exit(f"{folder}: this run is finished; score it with: python -m exam {folder}")
+        if name != "ckpt.pt":
+            print(f"going on from the checkpoint before, {file}")
         return saved
     sys.exit(f"{folder}: no checkpoint that can be read; train the run again")
 
@@ -124,9 +141,15 @@ def refuse_other_data(folder, config, data, flag, rows=False):
         other = [name for name, about in mine["files"].items() if about != known.get(name)]
         if other:
             wrong = f"its {other[0]} is another"
-    if wrong:
-        sys.exit(f"{flag} {folder}: was trained on another data set than {data.folder} ({wrong}); "
-                 f"name its own, which was {config['train']['data']}: --data FOLDER")
+    if not wrong:
+        return
+    its_own = config["train"]["data"]
+    if Path(its_own).resolve() == data.folder.resolve():
+        sys.exit(f"{flag} {folder}: {data.folder} was made anew since the run was trained on it "
+                 f"({wrong}); make that data set again, and name it with --data FOLDER, or train "
+                 "a new run")
+    sys.exit(f"{flag} {folder}: was trained on another data set than {data.folder} ({wrong}); "
+             f"name its own, which was {its_own}: --data FOLDER")
 
 
 def next_command(folder, task, meta, prompts):

@@ -117,6 +117,36 @@ def test_a_run_goes_on_with_its_data_set_where_it_was_moved(toy, stopped, tmp_pa
     assert same(weights(stopped / "run"), weights(tmp_path / "whole"))
 
 
+def test_who_stops_a_run_whose_data_set_was_moved_is_told_where_it_is(stopped, monkeypatch):
+    (stopped / "mine").rename(stopped / "moved")
+    monkeypatch.setattr(Muon, "step", lambda _: signal.raise_signal(signal.SIGINT))
+    flags = f"--out {stopped / 'run'} --resume --data {stopped / 'moved'}"
+    said = run("train.py", *flags.split())
+    assert said == f"\nstopped; go on with: python train.py {flags}"
+
+
+def test_a_data_set_that_was_made_anew_is_not_called_another_place(short, tmp_path):
+    folder = copy_of(short, tmp_path)
+    config = json.loads((folder / "run" / "config.json").read_text())
+    config["train"]["data"] = str(folder / "mine")
+    (folder / "run" / "config.json").write_text(json.dumps(config))
+    shutil.rmtree(folder / "mine")
+    build_toy(folder / "mine", "nano", n=48, seed=5)
+    said = run("train.py", "--out", folder / "run", "--resume")
+    assert one_line(said, "--resume", folder / "run", "was made anew", "make that data set again")
+
+
+def test_a_run_knows_its_image_tokenizer(short, tmp_path):
+    out = copy_of(short, tmp_path) / "run"
+    save_tokenizer(out / "tokenizer.pt", ImageTokenizer())
+    said = run("sample.py", out, "--prompt", "a red circle")
+    assert one_line(said, out / "tokenizer.pt", "is not the one", short / "mine")
+    config = json.loads((out / "config.json").read_text())
+    del config["data"]["tokenizer"]  # as older runs have it
+    (out / "config.json").write_text(json.dumps(config))
+    assert load_model(out)
+
+
 def test_a_run_is_not_branched_on_other_words(short, tmp_path):
     folder = copy_of(short, tmp_path)
     meta = json.loads((folder / "mine" / "meta.json").read_text())
@@ -127,27 +157,59 @@ def test_a_run_is_not_branched_on_other_words(short, tmp_path):
     assert one_line(said, "its words are cut into other tokens")
 
 
-def hostile(folder, array):
+def hostile(folder, array, name="train_generate_ids.npy"):
     """A data set whose rows are something else, under a checksum that fits."""
-    name = "train_generate_ids.npy"
-    np.save(folder / name, array, allow_pickle=True)
+    if array is None:
+        (folder / name).write_bytes(b"")
+    else:
+        np.save(folder / name, array, allow_pickle=True)
     meta = json.loads((folder / "meta.json").read_text())
     meta["files"][name]["sha256"] = checksum(folder / name)
     (folder / "meta.json").write_text(json.dumps(meta))
 
 
-def test_rows_that_are_none_are_refused(short, tmp_path):
+def rows_of(*shape, fill=0, dtype=np.uint16):
+    return np.full(shape, fill, dtype)
+
+
+@pytest.mark.parametrize("array", [
+    np.array([{}], object), None, rows_of(0, 90), rows_of(), rows_of(4, 90), rows_of(48, 3),
+    "fractions", "words of another vocabulary"], ids=str)
+def test_rows_that_are_none_are_refused(short, tmp_path, array):
     folder = copy_of(short, tmp_path) / "mine"
-    hostile(folder, np.array([{}], object))
-    with pytest.raises(SystemExit, match="no rows that can be read"):
+    ids = np.load(folder / "train_generate_ids.npy")
+    if isinstance(array, str):
+        array = ids.astype(float) if array == "fractions" else np.full_like(ids, 60_000)
+    hostile(folder, array)
+    with pytest.raises(SystemExit) as refused:
         load_dataset(folder)
-    hostile(folder, np.full((4, 100), 60_000, np.uint16))
-    with pytest.raises(SystemExit, match="tokens that its vocabulary has not"):
+    assert one_line(refused.value.code, "no rows that can be read", folder, "remove")
+
+
+def test_roles_and_pixels_are_as_many_as_ids(short, tmp_path):
+    folder = copy_of(short, tmp_path) / "mine"
+    for array in ("pixels", "roles"):
+        name = f"train_understand_{array}.npy"
+        hostile(folder, np.load(folder / name)[:-1], name)
+        with pytest.raises(SystemExit, match="they do not fit together"):
+            load_dataset(folder)
+
+
+@pytest.mark.parametrize("name, value, why", [
+    ("files", [], "has no files"), ("merges", 3, "has no merges"), ("canvas", "48", "has no canvas"),
+    ("files", {"train_generate_ids.npy": {}}, "differs from its checksum"),
+    ("files", {"train_generate_ids.npy": 3}, "is no file of a data set")])
+def test_a_meta_json_with_something_else_in_it_is_refused(short, tmp_path, name, value, why):
+    folder = copy_of(short, tmp_path) / "mine"
+    meta = json.loads((folder / "meta.json").read_text())
+    (folder / "meta.json").write_text(json.dumps(meta | {name: value}))
+    with pytest.raises(SystemExit) as refused:
         load_dataset(folder)
+    assert one_line(refused.value.code, why, folder)
 
 
 @pytest.mark.parametrize("meta, why", [
-    ("[]", "version None"), ("null", "version None"), ("{}", "version None"),
+    ("[]", "is no object"), ("null", "is no object"), ("{}", "version None"),
     ('{"version": 4}', "has no kind"), ("[" * 100_000, "not JSON")])
 def test_a_meta_json_that_is_none_is_refused(tmp_path, meta, why):
     (tmp_path / "meta.json").write_text(meta)
@@ -187,21 +249,34 @@ def test_a_run_on_your_own_pictures_is_examined_where_its_data_was_moved(short, 
 # what was saved stays
 
 
-def test_a_run_that_diverges_keeps_its_last_good_checkpoint(toy, tmp_path, monkeypatch):
+def diverge_after(n, monkeypatch):
+    """From the n-th loss on each is no number."""
     real = F.cross_entropy
     calls = []
 
     def diverge(*args, **more):
         calls.append(1)
         loss = real(*args, **more)
-        return loss * float("nan") if len(calls) > 20 else loss
+        return loss * float("nan") if len(calls) > n else loss
 
     monkeypatch.setattr(F, "cross_entropy", diverge)
+
+
+def test_a_run_that_diverges_keeps_its_last_good_checkpoint(toy, tmp_path, monkeypatch):
+    diverge_after(20, monkeypatch)
     said = train(toy, tmp_path / "run", "--steps", 20, "--eval_every", 2)
     assert one_line(said, "the loss is no number", "--lr", tmp_path / "run")
     saved = load_state(tmp_path / "run" / "ckpt.pt")
     assert saved["step"] > 0
     assert all(weight.isfinite().all() for weight in saved["model"].values())
+
+
+def test_a_run_that_diverged_before_its_second_phase_begins_leaves_no_weights(toy, tmp_path,
+                                                                            monkeypatch):
+    diverge_after(4, monkeypatch)  # an evaluation and a step, of two tasks
+    said = train(toy, tmp_path / "run", "--steps", 4, "--eval_every", 4)
+    assert one_line(said, "step 2: the loss is no number")
+    assert not (tmp_path / "run" / "pretrained.pt").exists()
 
 
 @pytest.mark.parametrize("name", ["ckpt.pt", "tokenizer.pt"])
@@ -220,11 +295,21 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(toy, stopped, tmp_path
     assert load_state(out / "ckpt.pt")["step"] == 3
     assert load_state(out / "ckpt-before.pt")["step"] == 0
     (out / "ckpt.pt").write_bytes((out / "ckpt.pt").read_bytes()[:-5000])
+    assert one_line(run("sample.py", out, "--prompt", "x"), "is damaged", f"--out {out} --resume")
     assert run("train.py", "--out", out, "--resume") is None
-    assert "ckpt.pt: is damaged" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "ckpt.pt: is damaged" in said and "going on from the checkpoint before" in said
     assert train(toy, tmp_path / "whole", *SIX_STEPS) is None
     assert same(weights(out), weights(tmp_path / "whole"))
     assert (out / "log.csv").read_text() == (tmp_path / "whole" / "log.csv").read_text()
+
+
+def test_of_two_damaged_checkpoints_none_is_gone_on_from(stopped, capsys):
+    for name in ("ckpt.pt", "ckpt-before.pt"):
+        (stopped / "run" / name).write_bytes(b"damage")
+    said = run("train.py", "--out", stopped / "run", "--resume")
+    assert one_line(said, "no checkpoint that can be read")
+    assert "going on" not in capsys.readouterr().out
 
 
 @contextmanager

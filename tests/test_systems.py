@@ -240,6 +240,13 @@ def test_a_config_that_is_none_is_refused(trained, tmp_path, change, why):
         load_model(tmp_path)
 
 
+@pytest.mark.parametrize("text", ["[]", "null", "3"])
+def test_a_config_that_is_no_object_is_refused(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(SystemExit, match="config.json: is damaged .it is no object"):
+        load_model(tmp_path)
+
+
 def test_a_run_that_cannot_be_read_is_refused_in_one_line(trained, tmp_path):
     for name in ("half", "other shape", "no network"):
         shutil.copytree(trained, tmp_path / name)

@@ -140,6 +140,7 @@ def finish_dataset(part, out, about, merges, tok, sizes):
         "first_image": first_image,
         "vocab_size": 64 * -(-n_used // 64),  # a multiple of 64, which products like
         "n_codes": tok.n_codes,
+        "tokenizer": checksum(part / "tokenizer.pt"),  # runs keep it, and know theirs by it
         "merges": merges,
         "files": files,
     }
