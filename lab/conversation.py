@@ -111,7 +111,10 @@ def converse(folder, model, enc, tok, canvas, seed, sampling, task="both"):
         except KeyboardInterrupt:
             print()
             return
-        except (ValueError, OSError) as e:
+        except OSError as e:  # of the folder that drawn pictures go to
+            name = printable(str(e.filename or conversation.folder))
+            print(f"{name}: cannot be written ({e.strerror or e}); the picture is not kept")
+        except ValueError as e:
             print(f"{printable(line[:60]) or 'the prompt'}: {e}")
 
 

@@ -2,6 +2,7 @@
 tests/test_lab.py: the laws of lab/: what the commands print and draw, what they refuse, and that a
 conversation goes on.
 """
+import errno
 import json
 
 import numpy as np
@@ -176,6 +177,19 @@ def test_a_conversation_draws_answers_loads_and_leaves(trained, picture, capsys,
     assert Image.open(trained / "talk" / "001.png").size == (48, 48)
 
 
+def test_a_conversation_goes_on_where_its_folder_cannot_be_written(trained, capsys, monkeypatch):
+    denied = PermissionError(errno.EACCES, "Permission denied", "run/talk/001.png")
+
+    def fail(*_):
+        raise denied
+
+    monkeypatch.setattr(Image.Image, "save", fail)
+    talk_with(trained, ["a red circle", "?what color is the circle?"], monkeypatch)
+    said = capsys.readouterr().out
+    assert "run/talk/001.png: cannot be written (Permission denied)" in said
+    assert "there is no picture" not in said
+
+
 def test_eyes_that_want_pixels_get_what_was_drawn_decoded_once(toy, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr("builtins.input", says(["a red circle", "?what?", "?is it?"]))
     meta = toy.meta
@@ -217,6 +231,7 @@ def test_a_file_of_prompts_becomes_a_folder_of_pictures(trained, tmp_path, capsy
     (("--image", "README.md", "--ask", "what?"), "no picture"),
     (("--ask", "what?"), "go together"),
     (("--prompt", "a", "--cfg", "nan"), "not negative"),
+    (("--prompt", "a", "--cfg", "inf"), "finite number"),
     (("--prompt", "a", "--png", "no/x.png"), "there is no folder"),
     (("--score",), "python -m exam")])
 def test_what_cannot_be_done_is_said_in_one_line(trained, flags, why):
