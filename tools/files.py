@@ -40,7 +40,7 @@ def save_state(path, state, keep=None):
     except (OSError, RuntimeError) as e:  # torch's writer raises the second on a full disk
         part.unlink(missing_ok=True)
         why = "the disk is full" if is_full(e) else first_line(e)
-        sys.exit(f"{path}: cannot be written ({why}); what was there is kept. "
+        sys.exit(f"\n{path}: cannot be written ({why}); what was there is kept. "
                  "Make room, or see to the folder, and do it again")
     if keep and path.exists():
         os.replace(path, path.with_name(keep))
