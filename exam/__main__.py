@@ -40,7 +40,7 @@ def main():
     folder = Path(args.out or latest_run())
     print(f"run: {folder}", file=sys.stderr)
     if not 0 <= args.cfg < float("inf"):
-        sys.exit(f"--cfg {args.cfg}: wanted is a number that is not negative")
+        sys.exit(f"--cfg {args.cfg}: wanted is a finite number that is not negative")
     device = find_device(args.device)
     model, config = load_model(folder, device)
     tok = load_tokenizer(folder / "tokenizer.pt", device)

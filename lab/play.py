@@ -2,6 +2,7 @@
 lab/play.py: the command `python sample.py`. It draws prompts, answers a question about a picture,
 or opens a conversation (lab/conversation.py).
 """
+import os
 import sys
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from systems.runs import latest_run, load_model
 from tools.device import find_device
 from tools.faults import expect_faults
 from tools.files import refuse_unwritable
-from tools.flags import Parser, printable, speak_plainly
+from tools.flags import Parser, printable, speak_plainly, text
 from tools.sheet import refuse_no_picture, sheet
 from toy.judge import judge
 from toy.words import dense
@@ -27,7 +28,7 @@ def read_flags():
     p = Parser(description="Draw or answer. Without --prompt and --ask: a conversation.")
     add = p.add_argument
     add("out", nargs="?", help="folder of the run (default: the latest under out/)")
-    add("--prompt", action="append", default=[], help="draw this; may be repeated")
+    add("--prompt", type=text, action="append", default=[], help="draw this; may be repeated")
     add("--prompts", help="draw every line of this file, into --folder")
     add("--folder", default="drawn",
         help="where the pictures of --prompts go, with a contact sheet")
@@ -40,7 +41,7 @@ def read_flags():
     add("--seed", type=int, default=0, help="another seed, other pictures")
     add("--png", default="grid.png", help="where the sheet of --prompt goes")
     add("--image", help="a picture to ask about")
-    add("--ask", help="the question about it")
+    add("--ask", type=text, help="the question about it")
     add("--device", help="cpu | cuda | mps (default: what is there)")
     add("--speed", action="store_true",
         help="pictures and answers a second, with the cache and without")
@@ -60,7 +61,7 @@ def read_flags():
     for name in ("temperature", "top_k", "cfg"):
         value = getattr(args, name)
         if not 0 <= value < float("inf"):
-            sys.exit(f"--{name} {value}: wanted is a number that is not negative")
+            sys.exit(f"--{name} {value}: wanted is a finite number that is not negative")
     if args.prompt:
         refuse_no_picture("--png", args.png)
     if args.prompts:
@@ -70,6 +71,8 @@ def read_flags():
 
 def read_prompts(file):
     """The lines of a text file that are not empty. (utf-8-sig: some editors begin with a mark.)"""
+    if os.path.exists(file) and not os.path.isfile(file):
+        sys.exit(f"--prompts {file}: is no ordinary file; wanted is a text file, a prompt a line")
     try:
         lines = Path(file).read_text("utf-8-sig").splitlines()
     except (OSError, ValueError) as e:

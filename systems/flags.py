@@ -4,6 +4,7 @@ systems/flags.py: the flags of train.py, checked before anything long begins.
 What is wrong with them is said in one line. What is not given is filled in.
 """
 import argparse
+import os
 import re
 import sys
 from pathlib import Path
@@ -178,7 +179,9 @@ def check_numbers(args):
             continue
         if name == "aia_start" and not 0 <= value <= 1:
             sys.exit(f"--{name} {value}: wanted is a share from 0 to 1")
-        if not least <= value < float("inf"):
+        if value == float("inf"):
+            sys.exit(f"--{name} {value}: wanted is a finite number")
+        if not value >= least:
             sys.exit(f"--{name} {value}: wanted is a number of at least {least}")
         if value >= 2**63:  # more than torch and numpy can count
             sys.exit(f"--{name} {value}: wanted is less than {2**63:,}")
@@ -255,11 +258,10 @@ def turned(args):
 def check_out(args):
     """A new run needs a folder without one."""
     out = Path(args.out)
-    if out.is_dir() or not out.exists():
-        refuse_unwritable("--out", out)
-    if out.exists() and not out.is_dir():
+    if os.path.isfile(out):
         sys.exit(f"--out {out}: holds something else already, which would be lost; "
                  "name another folder, or remove it")
+    refuse_unwritable("--out", out)
     if (out / "ckpt.pt").exists() and not args.resume:
         sys.exit(f"--out {out}: holds a run already, which would be lost; "
                  "name another folder, or remove it, or go on with its run: --resume")

@@ -4,6 +4,7 @@ pictures can be looked at.
 """
 import argparse
 import csv
+import io
 import json
 
 import numpy as np
@@ -16,10 +17,10 @@ from tests.common import small_model
 from tools import device, fast, processes
 from tools.curves import draw_curves
 from tools.files import save_json
-from tools.flags import Help
+from tools.flags import Help, Parser, speak_plainly, text
 from tools.log import Log
 from tools.muon import newton_schulz, optimizers
-from tools.sheet import sheet
+from tools.sheet import refuse_no_picture, sheet
 from tools.timing import Meter, by_turns
 
 # ---------------------------------------------------------------------------------------------
@@ -226,6 +227,56 @@ def test_help_tells_a_default_where_there_is_one(capsys):
     said = capsys.readouterr().out
     assert said.count("default") == 1
     assert "pictures (default: 4)" in said
+
+
+# ---------------------------------------------------------------------------------------------
+# flags and words
+
+
+@pytest.mark.parametrize("words, said", [
+    (["--step", "4"], "--step: no such flag; is --steps meant?"),
+    (["--colour", "4"], "--colour: no such flag; see --help"),
+    (["a", "b"], "b: is one word too many; see --help"),
+    (["--steps", "x\n"], "--steps: invalid int value: 'x\\n'; see --help"),
+    (["--data", ""], "--data: is empty; leave it out, or say what is meant"),
+    ([""], "out: is empty; leave it out, or say what is meant"),
+    (["--say", "a", "--say", ""], "--say: is empty; leave it out, or say what is meant"),
+    (["--data", "a\nb"], "--data a\\nb: holds a line break or another control character; "
+                         "name something without")])
+def test_a_wrong_flag_is_said_in_one_line(words, said):
+    with pytest.raises(SystemExit) as refused:
+        parser().parse_args(words)
+    assert refused.value.code == said
+
+
+def parser():
+    p = Parser()
+    p.add_argument("out", nargs="?")
+    p.add_argument("--steps", type=int)
+    p.add_argument("--data")
+    p.add_argument("--say", type=text, action="append")
+    return p
+
+
+def test_a_text_may_have_lines_and_is_utf_8_whatever_the_locale_is():
+    args = parser().parse_args(["--say", "a\nb", "--say", "\udce7\udc8c\udcab", "--say", "\udcff"])
+    assert args.say == ["a\nb", "猫", "\ufffd"]
+
+
+@pytest.mark.parametrize("encoding, typed, read", [
+    ("ascii", "猫", "猫"), ("ascii", b"\xff", "\ufffd"), ("utf-8", "猫", "猫"),
+    ("latin-1", b"\xff", "ÿ")])
+def test_what_is_typed_is_read_whatever_the_locale_is(monkeypatch, encoding, typed, read):
+    raw = typed.encode() if isinstance(typed, str) else typed
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(raw), encoding))
+    speak_plainly()
+    assert input() == read
+
+
+def test_a_picture_s_place_is_said_for_what_it_is(tmp_path):
+    (tmp_path / "a").write_text("a file")
+    with pytest.raises(SystemExit, match="a is a file; name a picture in a folder"):
+        refuse_no_picture("--png", tmp_path / "a" / "x.png")
 
 
 # ---------------------------------------------------------------------------------------------

@@ -412,6 +412,11 @@ def test_a_text_that_is_too_long_is_cut_and_counted(toy):
     assert seen.ids == whole[:64 + own.ROOM + 1]
 
 
+def test_a_seed_below_0_is_not_called_the_exam_s(tmp_path):
+    assert "exam" not in run("data.py", "--seed", -1, "--out", tmp_path / "new")
+    assert "those above are the exam's" in run("data.py", "--seed", 2**31, "--out", tmp_path / "new")
+
+
 def test_what_cannot_be_built_is_refused_and_leaves_nothing(pictures):
     file = pictures / "pairs.json"
     flags = ("--images", pictures, "--out", pictures / "other")

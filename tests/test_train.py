@@ -308,6 +308,7 @@ def test_a_branch_of_a_staged_run_goes_on_with_its_last_stage(toy, tmp_path, qui
     (("--experts", 2), "need a router"),
     (("--steps", 0), "--steps 0: wanted is a number of at least 1"),
     (("--aia", "nan"), "--aia nan: wanted is a number of at least 0"),
+    (("--lr", "inf"), "--lr inf: wanted is a finite number"),
     (("--aia_start", 1.5), "wanted is a share from 0 to 1"),
     (("--aia", 1, "--aia_start", 1), "leaves none of the 20 steps to AIA"),
     (("--fsdp",), "shards are for several processes"),

@@ -2,13 +2,16 @@
 tools/flags.py: how the commands' --help looks, and what they print where not all can be shown.
 """
 import argparse
+import codecs
+import difflib
+import os
 import sys
 
 
 class Parser(argparse.ArgumentParser):
     """
     A command's flags. --step is not taken for --steps, and no value may be empty: either would be
-    something else than was meant.
+    something else than was meant. What is wrong is said in one line.
     """
 
     def __init__(self, **about):
@@ -16,10 +19,39 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, words=None):
         args = super().parse_args(words)
-        for name, value in vars(args).items():
-            if value == "":
-                sys.exit(f"--{name}: is empty; leave it out, or say what is meant")
+        for action in self._actions:  # argparse has no other list of them
+            value = getattr(args, action.dest, None)
+            for word in value if isinstance(value, list) else [value]:
+                if isinstance(word, str):
+                    refuse_word(action, word)
         return args
+
+    def error(self, message):
+        """What argparse calls with what is wrong; it would print all flags, too."""
+        kind, _, words = message.partition(": ")
+        if kind != "unrecognized arguments":
+            sys.exit(f"{printable(message.removeprefix('argument '))}; see --help")
+        word = words.split()[0]
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        near = difflib.get_close_matches(word.split("=")[0], flags, 1)
+        remedy = f"is {near[0]} meant?" if near else "see --help"
+        kind = "no such flag" if word.startswith("-") else "is one word too many"
+        sys.exit(f"{printable(word)}: {kind}; {remedy}")
+
+
+def refuse_word(action, word):
+    """Exits with one line if a flag's value is empty, or a name that would break a line."""
+    name = action.option_strings[0] if action.option_strings else action.dest
+    if word == "":
+        sys.exit(f"{name}: is empty; leave it out, or say what is meant")
+    if action.type is not text and any(ord(c) < 32 or ord(c) == 127 for c in word):
+        sys.exit(f"{name} {printable(word)}: holds a line break or another control character; "
+                 "name something without")
+
+
+def text(word):
+    """The type of a flag that is a text, not a name, in UTF-8 whatever the terminal's locale is."""
+    return os.fsencode(word).decode("utf-8", "replace")
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -37,11 +69,15 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
 def speak_plainly():
     """
     A character that the terminal cannot show, under LANG=C for example, is printed as an escape.
-    Otherwise the name of a file could end a command.
+    Otherwise the name of a file could end a command. What is typed is UTF-8 where the locale knows
+    only ASCII.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a test's has not
             stream.reconfigure(errors="backslashreplace")
+    if hasattr(sys.stdin, "reconfigure"):
+        is_ascii = codecs.lookup(sys.stdin.encoding).name == "ascii"
+        sys.stdin.reconfigure(encoding="utf-8" if is_ascii else None, errors="replace")
 
 
 def printable(text):

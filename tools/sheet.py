@@ -20,6 +20,8 @@ def refuse_no_picture(flag, file):
     file = Path(file)
     if Image.registered_extensions().get(file.suffix.lower()) not in Image.SAVE:
         sys.exit(f"{flag} {file}: is no name of a picture; one that ends in .png is wanted")
+    if file.parent.exists() and not file.parent.is_dir():
+        sys.exit(f"{flag} {file}: {file.parent} is a file; name a picture in a folder")
     if not file.parent.is_dir():
         sys.exit(f"{flag} {file}: there is no folder {file.parent}; make it, or name another")
     if file.is_dir():

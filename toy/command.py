@@ -71,8 +71,8 @@ def read_flags():
     if args.n < 1 or args.tokenizer_steps < 1:
         sys.exit(f"--n {args.n} --tokenizer_steps {args.tokenizer_steps}: at least 1 is wanted")
     if not 0 <= args.seed < EXAM_SEED:
-        sys.exit(f"--seed {args.seed}: wanted is a number from 0 to {EXAM_SEED - 1:,}; those above "
-                 "are the exam's")
+        why = "; those above are the exam's" if args.seed > 0 else ""
+        sys.exit(f"--seed {args.seed}: wanted is a number from 0 to {EXAM_SEED - 1:,}{why}")
     if args.images != "." and not args.json:
         sys.exit(f"--images {args.images}: goes with --json, which says what the pictures show")
     return args

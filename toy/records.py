@@ -13,6 +13,7 @@ Where the meaning is plain it is taken; otherwise the record is skipped, and the
 stands there. Reasons come in kinds: of each the first few are printed, and all go into a file.
 """
 import json
+import os
 import re
 import sys
 from collections import Counter, namedtuple
@@ -34,6 +35,8 @@ LONGEST_NAME = 4096  # characters: no system has longer paths
 
 def load_records(file):
     """The records in a file of JSON or of JSON lines. Exits with one line if there are none."""
+    if os.path.exists(file) and not os.path.isfile(file):
+        sys.exit(f"--json {file}: is no ordinary file; wanted is a file of records")
     try:
         text = Path(file).read_text("utf-8-sig")
     except FileNotFoundError:
