@@ -393,16 +393,30 @@ NO_ROOM = OSError(errno.ENOSPC, "No space left on device")
 NO_ROOM_FOR_TORCH = RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos")
 
 
+def test_a_second_build_of_own_pictures_ends_before_it_trains(tmp_path, monkeypatch):
+    monkeypatch.setattr(own, "train_image_tokenizer", fail_with(AssertionError("it trains")))
+    flags = of_one_picture(tmp_path)
+    with another_writer(tmp_path / "mine.part"):
+        assert one_line(run("data.py", *flags), "another process makes a data set there")
+        assert (tmp_path / "mine.part").exists()
+
+
+def of_one_picture(folder):
+    """Flags of data.py"""
+    Image.new("RGB", (48, 48)).save(folder / "a.png")
+    record = {"image": "a.png", "conversations": [{"from": "human", "value": "what?"},
+                                                  {"from": "gpt", "value": "black"}]}
+    (folder / "pairs.json").write_text(json.dumps([record]))
+    return ("--json", folder / "pairs.json", "--images", folder, "--tokenizer_steps", 1,
+            "--out", folder / "mine")
+
+
 @pytest.mark.parametrize("owner, name, fault", [(torch, "save", NO_ROOM_FOR_TORCH),
                                                 (own, "compare_pictures", NO_ROOM)])
 def test_own_pictures_that_fill_the_disk_leave_nothing(tmp_path, monkeypatch, owner, name, fault):
-    Image.new("RGB", (48, 48)).save(tmp_path / "a.png")
-    record = {"image": "a.png", "conversations": [{"from": "human", "value": "what?"},
-                                                  {"from": "gpt", "value": "black"}]}
-    (tmp_path / "pairs.json").write_text(json.dumps([record]))
+    flags = of_one_picture(tmp_path)
     monkeypatch.setattr(owner, name, fail_with(fault))
-    said = run("data.py", "--json", tmp_path / "pairs.json", "--images", tmp_path,
-               "--tokenizer_steps", 1, "--out", tmp_path / "mine")
+    said = run("data.py", *flags)
     assert one_line(said, "the disk is full; nothing was written", tmp_path / "mine")
     assert not list(tmp_path.glob("mine*"))
 

@@ -6,7 +6,7 @@ toy/dataset.py: writing a data set, the folder that data.load_dataset() reads.
         finish_dataset(part, out, ...)              # OUT.part becomes OUT
 
 Whatever stops it before the end, Ctrl-C too, no half-made folder is left. toy/build.py and
-toy/own.py write so. Stands on data.py and tools/.
+toy/own.py write so; what takes minutes before may stand under only_maker(out). Stands on data.py and tools/.
 
 `sizes` says which arrays there are: sizes[split, task] = (rows, tokens of the longest row), with
 split "train" or "val", and task "generate" or "understand".
@@ -41,20 +41,17 @@ def data_folder(out):
 
 
 @contextmanager
-def new_dataset(out, sizes, canvas):
-    """Gives a folder beside `out` with empty arrays. In the end, what is left of it is removed."""
+def only_maker(out):
+    """
+    Gives a folder beside `out` that no other process makes a data set in meanwhile. In the end,
+    what is left of it is removed.
+    """
     part = out.with_name(out.name + ".part")
     part.mkdir(parents=True, exist_ok=True)
     if not lock(part):
         sys.exit(f"--out {out}: another process makes a data set there; wait for it, "
                  "or name another folder")
-    for file in part.iterdir():  # of an attempt that was killed
-        file.unlink()
     try:
-        for name, shape in array_shapes(sizes, canvas).items():
-            dtype = np.uint16 if name.endswith("_ids.npy") else np.uint8
-            np.lib.format.open_memmap(part / name, "w+", dtype, shape)
-            reserve(part / name)
         yield part
     except (OSError, RuntimeError) as e:
         if not is_full(e):
@@ -63,6 +60,19 @@ def new_dataset(out, sizes, canvas):
                  "Make room, or name a folder elsewhere")
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+@contextmanager
+def new_dataset(out, sizes, canvas):
+    """Gives the folder of only_maker() with empty arrays."""
+    with only_maker(out) as part:
+        for file in part.iterdir():  # of an attempt that was killed
+            file.unlink()
+        for name, shape in array_shapes(sizes, canvas).items():
+            dtype = np.uint16 if name.endswith("_ids.npy") else np.uint8
+            np.lib.format.open_memmap(part / name, "w+", dtype, shape)
+            reserve(part / name)
+        yield part
 
 
 def reserve(file):

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from data import TARGET, TASKS, encoding_of, make_row
 from tools.files import first_line
 from tools.flags import printable
-from toy.dataset import data_folder, finish_dataset, new_dataset, write_rows
+from toy.dataset import data_folder, finish_dataset, new_dataset, only_maker, write_rows
 from toy.merges import learn_merges
 from toy.records import Fault, Report, load_records, understand
 from toy.tokenizer import train_image_tokenizer
@@ -46,7 +46,12 @@ def build_real(file, images, out, size="nano", seed=0, steps=3000):
     """
     records = load_records(file)
     out = data_folder(out)
-    canvas = CANVAS[size]
+    with only_maker(out):  # before pictures are read, which may take minutes
+        make_real(records, file, images, out, CANVAS[size], seed, steps)
+
+
+def make_real(records, file, images, out, canvas, seed, steps):
+    """build_real() of records that are read, where nobody else makes a data set."""
     pictures, pairs, report = read_pairs(records, images, canvas)
     print(f"{file}: {len(pairs)} of {len(records)} records are usable, "
           f"{len(records) - len(pairs)} skipped; {len(pictures)} pictures")
