@@ -197,7 +197,8 @@ def test_roles_and_pixels_are_as_many_as_ids(short, tmp_path):
 
 
 @pytest.mark.parametrize("name, value, why", [
-    ("files", [], "has no files"), ("merges", 3, "has no merges"), ("canvas", "48", "has no canvas"),
+    ("files", [], "has no files"), ("merges", 3, "has no merges"),
+    ("canvas", "48", "has no canvas"),
     ("files", {"train_generate_ids.npy": {}}, "differs from its checksum"),
     ("files", {"train_generate_ids.npy": 3}, "is no file of a data set")])
 def test_a_meta_json_with_something_else_in_it_is_refused(short, tmp_path, name, value, why):
@@ -445,7 +446,8 @@ def test_what_may_not_be_read_is_not_called_damaged(short, monkeypatch):
 
 @pytest.mark.parametrize("fault, said", [
     (NO_ROOM, "the disk is full: make room; what was saved stays"),
-    (OSError(errno.EDQUOT, "Disk quota exceeded", "x"), "the disk is full"),
+    (OSError(errno.EDQUOT, "Disk quota exceeded", "x.png"), "x.png: the disk is full"),
+    (OSError(errno.ENOSPC, "No space left", "from.pt", None, "to.pt"), "to.pt: the disk is full"),
     (NO_ROOM_FOR_TORCH, "the disk is full"),
     (PermissionError(errno.EACCES, "Permission denied", "a\nb.pt"),
      "a\\nb.pt: cannot be read or written (Permission denied); change that, or name another"),
@@ -664,7 +666,8 @@ BAD_FLAGS = {
     "data.py": [
         ("--n", 0), ("--n", -5), ("--seed", -1), ("--seed", 2**31), ("--tokenizer_steps", 0),
         ("--out", TOY), ("--out", FILE), ("--out", "FILE/x"), ("--out", ""), ("--json", "nowhere"),
-        ("--json", FILE), ("--json", PIPE), ("--json", "two\nlines"), ("--json", TOY), ("--images", "pictures"), ("--json", "")],
+        ("--json", FILE), ("--json", PIPE), ("--json", "two\nlines"), ("--json", TOY),
+        ("--images", "pictures"), ("--json", "")],
 }
 CASES = [(script, flags) for script, cases in BAD_FLAGS.items() for flags in cases]
 

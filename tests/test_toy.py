@@ -413,8 +413,9 @@ def test_a_text_that_is_too_long_is_cut_and_counted(toy):
 
 
 def test_a_seed_below_0_is_not_called_the_exam_s(tmp_path):
-    assert "exam" not in run("data.py", "--seed", -1, "--out", tmp_path / "new")
-    assert "those above are the exam's" in run("data.py", "--seed", 2**31, "--out", tmp_path / "new")
+    out = tmp_path / "new"
+    assert "exam" not in run("data.py", "--seed", -1, "--out", out)
+    assert "those above are the exam's" in run("data.py", "--seed", 2**31, "--out", out)
 
 
 def test_what_cannot_be_built_is_refused_and_leaves_nothing(pictures):

@@ -39,11 +39,13 @@ def in_one_line(e, no_memory, lost_process=""):
     """An exception as a line that says what to do; None if the fault may be in the code."""
     if isinstance(e, (MemoryError, torch.OutOfMemoryError)):
         return f"out of memory: {no_memory}"
+    # the file it is about; of a file that is copied, the copy
+    name = getattr(e, "filename2", None) or getattr(e, "filename", None)
+    place = f"{printable(str(name))}: " if name else ""
     if is_full(e):
-        return "the disk is full: make room; what was saved stays"
-    if isinstance(e, OSError) and e.errno in NO_ACCESS and e.filename:
-        name = printable(str(e.filename))
-        return f"{name}: cannot be read or written ({e.strerror}); change that, or name another"
+        return f"{place}the disk is full: make room; what was saved stays"
+    if isinstance(e, OSError) and e.errno in NO_ACCESS:
+        return f"{place}cannot be read or written ({e.strerror}); change that, or name another"
     if not isinstance(e, RuntimeError):
         return None
     if re.search(NO_MEMORY, str(e)):

@@ -1,5 +1,6 @@
 """
-tools/flags.py: how the commands' --help looks, and what they print where not all can be shown.
+tools/flags.py: how the commands' --help looks, what they say of flags that are wrong, and what they
+print where not all can be shown.
 """
 import argparse
 import codecs
