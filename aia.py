@@ -121,9 +121,9 @@ def paper_targets(n_layer):
         target = []
         threshold = []
         for layer in range(n_layer):
-            _, aim, near = [row for row in rows if row[0] / 32 <= layer / n_layer][-1]
-            target.append(aim)
-            threshold.append(near)
+            row = [row for row in rows if row[0] / 32 <= layer / n_layer][-1]
+            target.append(row[1])
+            threshold.append(row[2])
         targets[task] = {"curve": target, "target": target, "threshold": threshold}
     return targets
 
@@ -168,14 +168,15 @@ def in_ranges(curve, n=3):
     threshold [L], the largest deviation from it in the range, at least 0.05 (the paper's least).
     """
     curve = np.asarray(curve, float)
-
-    def spread(parts):
-        return sum(((part - part.mean()) ** 2).sum() for part in parts)
-
-    cuts = combinations(range(1, len(curve)), min(n, len(curve)) - 1)
+    best = None
+    for cuts in combinations(range(1, len(curve)), min(n, len(curve)) - 1):
+        parts = np.split(curve, cuts)
+        spread = sum(((part - part.mean()) ** 2).sum() for part in parts)
+        if best is None or spread < best[0]:
+            best = (spread, parts)
     target = []
     threshold = []
-    for part in min((np.split(curve, at) for at in cuts), key=spread):
+    for part in best[1]:
         deviation = np.abs(part - part.mean()).max()
         target += [float(part.mean())] * len(part)
         threshold += [max(.05, float(deviation))] * len(part)

@@ -294,7 +294,7 @@ def window(row, first, last, device="cpu"):
       loss            whether the next token is a target: its prediction counts in the loss
       next_generated  whether the next token belongs to a picture that is being generated
 
-    And three counts as plain numbers, made here, where no GPU is to be waited for:
+    And three counts, plain numbers, so that no GPU is waited for:
 
       copy_sizes   [how many tokens take copy 0, how many copy 1]
       loss_sizes   [how many targets are words, how many are of a picture being generated]

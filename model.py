@@ -256,7 +256,7 @@ class Experts(nn.Module):
         shift = padding.cumsum(0) - padding  # zeros before each expert's share
         _, rank = sort_by(expert)  # where a token stands among all, sorted by expert
         slot = rank + shift[expert]
-        sizes = (count + padding).tolist()  # the host waits for a GPU here
+        sizes = (count + padding).tolist()  # a GPU is waited for
         shares = x.new_zeros(sum(sizes), x.size(1)).index_copy(0, slot, x).split(sizes)
         # idle experts run too, on nothing: so their gradients are zero, not none
         y = torch.cat([own(share) for own, share in zip(self.experts, shares)])

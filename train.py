@@ -73,7 +73,7 @@ def stop(*_):
 def train_reference(task, known):
     """A single-task network of the same size, which sees as many rows of its task as this run."""
     folder = f"{data.folder}/reference-{args.size}-{args.steps}-{task}"
-    shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was cut short
+    shutil.rmtree(folder, ignore_errors=True)  # of an earlier attempt
     print(f"no reference to {task} for {args.data} at size {args.size} yet: "
           f"training a single-task network in {folder}")
     rows = rows_a_step(args, args.ratio or "1:1")[task]
@@ -367,7 +367,7 @@ for step in range(first_step, args.steps + 1):
         save("pretrained.pt")
         opts = optimizers(model, args.lr)
 
-    # the learning rate of this step: Muon's, and AdamW's (see --lr)
+    # the learning rate of this step: Muon's, and AdamW's
     lr = lr_at(step)
     for opt, peak in zip(opts, (args.lr, args.lr * .4)):
         for group in opt.param_groups:
@@ -376,7 +376,7 @@ for step in range(first_step, args.steps + 1):
     # this step's rows; the next step's are asked for
     with meter.aside("waiting"):
         batches = coming.result()
-    coming = reader.submit(read_rows, min(step + 1, args.steps - 1))  # the last are not used
+    coming = reader.submit(read_rows, min(step + 1, args.steps - 1))
 
     # AIA acts in the second phase, on every N-th step, and not while anything is frozen
     its_turn = (step - begin) % args.aia_every == 0

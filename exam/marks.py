@@ -108,7 +108,7 @@ def sum_up_drawings(columns):
 
 
 def wrong_drawings(prompts, pictures, verdicts):
-    """{tag: [(picture, what was wanted and what is wrong)]}: of a prompt the first that is wrong."""
+    """{tag: [(picture, what was wanted and what is wrong)]}: of a prompt the first wrong one."""
     pictures_a_prompt = len(pictures) // len(prompts)
     wrong = {tag: [] for tag in (*GENEVAL, *EXTRA)}
     for i, (record, _) in enumerate(prompts):

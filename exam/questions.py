@@ -43,16 +43,17 @@ Question = namedtuple("Question", "scene text answer")  # scene: its number; ans
 # what to draw
 
 
-def geneval_prompts(n=100, held_out=False):
+def geneval_prompts(n=100, held_out=False, seed=SEED):
     """
     toy-GenEval: [(record, a scene it is true of)], at most n a tag. As GenEval's own file was
     made, n are drawn a tag, and then none stays twice.
 
     held_out: only prompts that name a pair of colour and shape never drawn in training.
+    seed: another gives prompts to try things on, so that the exam's stay unseen.
     """
-    rng = np.random.default_rng([SEED, held_out])
+    rng = np.random.default_rng([seed, held_out])
     pairs_of = {tag: [] for tag in TAGS}
-    for scene in make_scenes(60 * n, [SEED, held_out, 1], held_out):
+    for scene in make_scenes(60 * n, [seed, held_out, 1], held_out):
         for tag, pairs in pairs_of.items():
             if len(pairs) == n:
                 continue
