@@ -31,6 +31,7 @@ from systems import build
 from systems.dial import cost
 from tools.device import (find_device, gpu_name, keep_freed_memory, name_of, peak_flops,
                           set_products)
+from tools.faults import expect_faults
 from tools.files import save_json
 from tools.flags import Parser
 from tools.muon import optimizers
@@ -249,6 +250,7 @@ def read_flags():
 def main():
     """Prints a line for each length, and keeps them all as JSON."""
     args = read_flags()
+    expect_faults("take a smaller --size")
     keep_freed_memory()
     torch.manual_seed(0)
     print(f"{name_of(args.device)}, {args.dtype}, torch {torch.__version__}, size {args.size}\n")

@@ -16,6 +16,7 @@ from model import PRESETS, SIZES, Config
 from systems import build
 from systems.dial import MATCH, cost, example, with_flags
 from tools.device import find_device, keep_freed_memory, set_products
+from tools.faults import expect_faults
 from tools.flags import Parser
 from tools.muon import optimizers
 from tools.timing import by_turns
@@ -31,6 +32,7 @@ HEAD = (f"{'preset':10}{'split':20}{'route':12}{'sees':9}{'draws by':10}{'width'
 def main():
     """Times a step of all presets by turns, then prints a row for each."""
     args = read_flags()
+    expect_faults("take a smaller --size")
     keep_freed_memory()
     device = find_device()
     dtype = set_products(device, args.dtype)
