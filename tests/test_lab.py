@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from data import load_tokenizer
-from lab import bench, cost
+from exam.questions import SEED, geneval_prompts
+from lab import bench, cost, sampling
 from lab.bench import Plain, loss_of, random_batch
 from lab.conversation import converse
 from lab.curves import mean_run
@@ -20,12 +21,25 @@ from model import PRESETS, Config
 from systems import build
 from tests.common import as_if_trained_for, run, small_model
 from tools.muon import optimizers
-from toy.world import Object, render
+from toy.world import Object, render, render_all
 
 pytest_plugins = "tests.fixtures"
 
 # ---------------------------------------------------------------------------------------------
 # what is measured
+
+
+def test_sampling_is_tried_on_prompts_of_its_own(monkeypatch):
+    """And what is right counts: true pictures are all right, those of other prompts are not."""
+    tok = load_tokenizer("assets/tokenizer-48.pt")
+    prompts = geneval_prompts(5, seed=SEED + 6)
+    assert [scene for _, scene in prompts] != [scene for _, scene in geneval_prompts(5)]
+    scenes = [scene for _, scene in prompts for _ in range(sampling.PICTURES_A_PROMPT)]
+    drawn = tok.encode(render_all(scenes))
+    monkeypatch.setattr(sampling, "draw", lambda *_, **__: drawn)
+    assert sampling.share(None, None, tok, prompts, 2., 1., 1.) == 1
+    drawn = drawn.flip(0)
+    assert sampling.share(None, None, tok, prompts, 2., 1., 1.) < .5
 
 
 def test_every_preset_has_a_row_of_costs(monkeypatch, capsys):
