@@ -4,7 +4,7 @@ of a seed of their own: what was chosen on the exam's prompts would flatter its 
 
     python -m lab.sampling out/run
 
-README.md has a table of it, and what was chosen.
+results/skills.md has a table of it.
 """
 import sys
 from statistics import mean
