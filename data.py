@@ -417,6 +417,10 @@ def load_dataset(folder):
     folder = Path(folder)
     meta = read_meta(folder)
     refuse_damaged(folder, meta)
+    try:
+        enc = encoding_of(meta)
+    except Exception as e:  # what is no text may trip tiktoken anywhere
+        refuse(folder, folder / "meta.json", f"its merges are none ({e})")
     rows = {"train": {}, "val": {}}
     for split, tasks in rows.items():
         for task, arrays in ARRAYS.items():
@@ -431,7 +435,9 @@ def load_dataset(folder):
                     raise ValueError("they do not fit together")
             except Exception as e:  # damage may trip numpy anywhere
                 refuse(folder, files[0], f"no rows that can be read ({e})")
-    return SimpleNamespace(meta=meta, enc=encoding_of(meta), rows=rows, folder=folder)
+    if rows["train"].keys() != rows["val"].keys():
+        refuse(folder, folder, "has rows to train on, and none of that task to validate")
+    return SimpleNamespace(meta=meta, enc=enc, rows=rows, folder=folder)
 
 
 if __name__ == "__main__":

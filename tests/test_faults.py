@@ -198,7 +198,7 @@ def test_roles_and_pixels_are_as_many_as_ids(short, tmp_path):
 
 @pytest.mark.parametrize("name, value, why", [
     ("files", [], "has no files"), ("merges", 3, "has no merges"),
-    ("canvas", "48", "has no canvas"),
+    ("merges", [3], "its merges are none"), ("canvas", "48", "has no canvas"),
     ("files", {"train_generate_ids.npy": {}}, "differs from its checksum"),
     ("files", {"train_generate_ids.npy": 3}, "is no file of a data set")])
 def test_a_meta_json_with_something_else_in_it_is_refused(short, tmp_path, name, value, why):
@@ -218,6 +218,16 @@ def test_a_meta_json_that_is_none_is_refused(tmp_path, meta, why):
     with pytest.raises(SystemExit) as refused:
         load_dataset(tmp_path)
     assert one_line(refused.value.code, why, tmp_path)
+
+
+def test_rows_that_nothing_validates_are_refused(short, tmp_path):
+    folder = copy_of(short, tmp_path) / "mine"
+    meta = json.loads((folder / "meta.json").read_text())
+    meta["files"] = {name: about for name, about in meta["files"].items() if "val_" not in name}
+    (folder / "meta.json").write_text(json.dumps(meta))
+    with pytest.raises(SystemExit) as refused:
+        load_dataset(folder)
+    assert one_line(refused.value.code, "none of that task to validate", folder, "remove")
 
 
 def test_no_file_outside_of_a_data_set_is_read(short, tmp_path):
