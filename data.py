@@ -362,7 +362,7 @@ def to_batch(ids, roles, first_image, n_codes, n_image, route=None, pixels=None,
 
 ARRAYS = {"generate": ("ids", "roles"), "understand": ("ids", "roles", "pixels")}
 FILES = [f"{split}_{task}_{array}.npy" for split in ("train", "val") for task in TASKS
-         for array in ARRAYS[task]]
+         for array in ARRAYS[task]] + ["tokenizer.pt"]
 META = {"kind": str, "canvas": int, "n_image": int, "block_size": int, "vocab_size": int,
         "first_image": int, "merges": list, "files": dict}
 
@@ -378,7 +378,10 @@ def refuse(folder, file, why):
 
 def refuse_damaged(folder, meta):
     """Exits with one line if a file is not what a data set's meta.json says of it."""
-    for name, about in meta["files"].items():
+    files = meta["files"]
+    if "tokenizer" in meta:  # older data sets do not know theirs
+        files = files | {"tokenizer.pt": {"sha256": meta["tokenizer"]}}
+    for name, about in files.items():
         file = folder / name
         if name not in FILES or not isinstance(about, dict):
             refuse(folder, file, "is no file of a data set")

@@ -53,7 +53,8 @@ def main():
     task = config["train"]["task"]
     scores |= examine(model, data, tok, task, cfg=args.cfg, folder=folder)
     save_json(file, scores)
-    print(table(scores))
+    print(f"{table(scores)}\n\nin {folder}: scores.json, mistakes.png, and what was drawn and "
+          "answered, a folder a benchmark")
 
 
 def read_scores(file):

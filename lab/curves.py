@@ -29,7 +29,7 @@ def load_run(folder):
     """
     file = Path(folder) / "interaction.json"
     if not file.exists():
-        sys.exit(f"{file}: no such file; the folder of a run that train.py made is wanted")
+        sys.exit(f"{file}: no such file; wanted is the folder of a run that measured its curves")
     try:
         run = json.loads(file.read_text())
         run["shape"] = check_curves(run)

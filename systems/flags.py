@@ -191,6 +191,9 @@ def check_numbers(args):
 
 def check_ratio(args):
     """Both tasks are to have rows, unless one alone is trained."""
+    if args.ratio and args.task != "both":
+        sys.exit(f"--ratio {args.ratio}: is of two tasks, and --task {args.task} trains one; leave "
+                 "one of the two out")
     ratio = args.ratio or "1:1"
     if not re.fullmatch(r"\d+:\d+", ratio):
         sys.exit(f"--ratio {ratio}: wanted is generate:understand, such as 1:1 or 2:1")
@@ -216,6 +219,8 @@ def fill_in(args):
     """What was not given, as the other flags have it."""
     on_gpu = args.device.startswith("cuda")
     args.size = args.size or ("small" if on_gpu else "nano")
+    if args.init_from and not args.data:  # what that run was trained on
+        args.data = read_config(args.init_from)["train"]["data"]
     args.data = args.data or f"data/toy-{args.size}"
     args.steps = args.steps or STEPS[args.size]
     args.eval_every = args.eval_every or max(1, args.steps // 10)
@@ -262,6 +267,8 @@ def check_out(args):
         sys.exit(f"--out {out}: holds something else already, which would be lost; "
                  "name another folder, or remove it")
     refuse_unwritable("--out", out)
+    if (out / "meta.json").exists():
+        sys.exit(f"--out {out}: is a data set, which a run would damage; name another folder")
     if (out / "ckpt.pt").exists() and not args.resume:
         sys.exit(f"--out {out}: holds a run already, which would be lost; "
                  "name another folder, or remove it, or go on with its run: --resume")

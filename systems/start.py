@@ -13,6 +13,7 @@ import numpy as np
 
 from model import PRESETS
 from systems.runs import load_model, refuse_other_data
+from tools.files import load_state
 
 
 def start_from(model, dense):
@@ -92,6 +93,13 @@ def begin_with(model, stages, args, data, device):
     return [stage | {"end": end} for stage, end in zip(stages, ends)]
 
 
+def is_in_second_phase(run, trained):
+    """Whether a run had a first phase, and its checkpoint is from after it."""
+    begin = round(trained["steps"] * trained["aia_start"])
+    step = load_state(Path(run) / "ckpt.pt", "cpu").get("step", trained["steps"])
+    return 0 < begin < step
+
+
 def start_from_run(model, run, data, device):
     """
     Takes over a run's weights, at the end of its first phase if it had two. Returns whether that
@@ -99,6 +107,9 @@ def start_from_run(model, run, data, device):
     """
     file = "pretrained.pt" if (Path(run) / "pretrained.pt").exists() else "ckpt.pt"
     other, about = load_model(run, device, file)
+    if file == "ckpt.pt" and is_in_second_phase(run, about["train"]):
+        sys.exit(f"--init_from {run}: pretrained.pt is missing, which has its weights from before "
+                 "AIA; copy it back, or train the run again")
     theirs = about["model"]
     mine = json.loads(json.dumps(asdict(model.config)))  # lists for tuples, as in a file
     free = (*model.config.DIAL, "block_size")  # what start_from() bridges

@@ -98,7 +98,10 @@ def test_a_run_does_not_go_on_with_other_rows(short, tmp_path):
 
 def test_a_run_does_not_go_on_with_another_image_tokenizer(short, tmp_path):
     folder = copy_of(short, tmp_path)
-    save_tokenizer(folder / "mine" / "tokenizer.pt", ImageTokenizer())
+    file = folder / "mine" / "tokenizer.pt"
+    save_tokenizer(file, ImageTokenizer())
+    meta = json.loads((folder / "mine" / "meta.json").read_text())
+    (folder / "mine" / "meta.json").write_text(json.dumps(meta | {"tokenizer": checksum(file)}))
     flags = ("--out", folder / "run", "--resume", "--data", folder / "mine")
     assert one_line(run("train.py", *flags), "its image tokenizer is another")
     mine = load_dataset(folder / "mine")
@@ -228,6 +231,26 @@ def test_rows_that_nothing_validates_are_refused(short, tmp_path):
     with pytest.raises(SystemExit) as refused:
         load_dataset(folder)
     assert one_line(refused.value.code, "none of that task to validate", folder, "remove")
+
+
+def test_a_data_set_knows_its_image_tokenizer(short, tmp_path):
+    folder = copy_of(short, tmp_path) / "mine"
+    (folder / "tokenizer.pt").write_bytes(b"another's")
+    with pytest.raises(SystemExit, match="tokenizer.pt: differs from its checksum"):
+        load_dataset(folder)
+
+
+def test_a_branch_does_not_begin_from_weights_after_aia(toy, trained, tmp_path):
+    """And it takes the data set of the run that it branches from."""
+    shutil.copytree(trained, tmp_path / "run")
+    flags = ("--steps", 1, "--exam", 0, "--reference", "paper", "--size", "nano", "--device", "cpu")
+    first = ("train.py", "--init_from", tmp_path / "run", "--out", tmp_path / "first", *flags)
+    assert run(*first) is None
+    config = json.loads((tmp_path / "first" / "config.json").read_text())
+    assert config["train"]["data"] == str(toy.folder)
+    (tmp_path / "run" / "pretrained.pt").unlink()
+    second = ("train.py", "--init_from", tmp_path / "run", "--out", tmp_path / "second", *flags)
+    assert one_line(run(*second), "--init_from", tmp_path / "run", "pretrained.pt is missing")
 
 
 def test_no_file_outside_of_a_data_set_is_read(short, tmp_path):
@@ -653,6 +676,7 @@ BAD_FLAGS = {
         ("--step", 4), ("--learning_rate", .1), ("--steps", "many"), ("--out", "two\nlines"),
         ("--data", "\033[2J"), ("--size", "huge"), ("word",), ("--out", "x" * 300),
         ("--ratio", "0:1"), ("--aia", 1, "--aia_start", 1),
+        ("--out", TOY), ("--task", "generate", "--ratio", "1:2"),
         ("--arch", "evev2", "--see", "tokens", "--stages", "on"), ("--resume", "--out", "nowhere"),
         ("--resume", "--out", RUN), ("--resume", "--out", RUN, "--lr", 1)],
     "sample.py": [
@@ -677,7 +701,9 @@ BAD_FLAGS = {
         ("--n", 0), ("--n", -5), ("--seed", -1), ("--seed", 2**31), ("--tokenizer_steps", 0),
         ("--out", TOY), ("--out", FILE), ("--out", "FILE/x"), ("--out", ""), ("--json", "nowhere"),
         ("--json", FILE), ("--json", PIPE), ("--json", "two\nlines"), ("--json", TOY),
-        ("--images", "pictures"), ("--json", "")],
+        ("--images", "pictures"), ("--json", ""), ("--json", FILE, "--n", 5),
+        ("--tokenizer_steps", 5), ("--train_tokenizer", "--out", "NEW"),
+        ("--train_tokenizer", "--json", FILE)],
 }
 CASES = [(script, flags) for script, cases in BAD_FLAGS.items() for flags in cases]
 

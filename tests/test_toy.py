@@ -16,7 +16,7 @@ import data
 from data import load_dataset, make_row
 from exam.rules import check, truth
 from tests.common import run, same
-from toy import build, own
+from toy import build, own, tokenizer
 from toy.build import build_toy
 from toy.dataset import data_folder, new_dataset
 from toy.judge import judge, same_scene
@@ -174,6 +174,17 @@ def test_the_shipped_image_tokenizer_keeps_what_the_judge_sees(canvas):
     assert true >= .998
     assert rebuilt >= .98
     assert used > .25
+
+
+def test_a_worse_image_tokenizer_does_not_replace_the_one_that_is_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(tokenizer, "make_scenes", lambda n, seed: make_scenes(min(n, 100), seed))
+    path = tmp_path / "tokenizer.pt"
+    tokenizer.train_toy_tokenizer(path, 48, steps=1)
+    before = path.read_bytes()
+    with pytest.raises(SystemExit, match="is kept"):
+        tokenizer.train_toy_tokenizer(path, 48, steps=2)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_the_same_seed_trains_the_same_image_tokenizer(tmp_path):
@@ -425,7 +436,7 @@ def test_what_cannot_be_built_is_refused_and_leaves_nothing(pictures):
     assert "no usable record" in run("data.py", "--json", file, *flags)
     file.write_text("{not json")
     assert "not JSON" in run("data.py", "--json", file, *flags)
-    assert "at least 1 is wanted" in run("data.py", "--n", 0, "--out", pictures / "other")
+    assert "--n 0: wanted is at least 1" in run("data.py", "--n", 0, "--out", pictures / "other")
     assert not list(pictures.glob("other*"))
 
 

@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
             sys.exit(f"{printable(message.removeprefix('argument '))}; see --help")
         word = words.split()[0]
         flags = [flag for action in self._actions for flag in action.option_strings]
-        near = difflib.get_close_matches(word.split("=")[0], flags, 1)
+        near = difflib.get_close_matches(word.split("=")[0], flags, 1, .75)
         remedy = f"is {near[0]} meant?" if near else "see --help"
         kind = "no such flag" if word.startswith("-") else "is one word too many"
         sys.exit(f"{printable(word)}: {kind}; {remedy}")

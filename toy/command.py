@@ -56,7 +56,7 @@ def read_flags():
     p = Parser(description=about)
     p.add_argument("--size", choices=CANVAS, default="nano",
                    help="canvas: nano 48 x 48 pixels, small and base 64 x 64")
-    p.add_argument("--n", type=int, default=40_000, help="toy world: scenes to train on")
+    p.add_argument("--n", type=int, help="toy world: scenes to train on (default: 40,000)")
     p.add_argument("--seed", type=int, default=0, help="everything follows from it")
     p.add_argument("--out", help="folder to write (default: data/toy-SIZE; "
                                  "with --json: data/ and the file's name)")
@@ -65,17 +65,34 @@ def read_flags():
     p.add_argument("--images", default=".", help="folder that the records' 'image' is relative to")
     p.add_argument("--train_tokenizer", action="store_true",
                    help="train the toy world's image tokenizer anew, into assets/")
-    p.add_argument("--tokenizer_steps", type=int, default=3000,
-                   help="steps to train an image tokenizer")
+    p.add_argument("--tokenizer_steps", type=int,
+                   help="steps to train an image tokenizer (default: 3,000)")
     args = p.parse_args()
-    if args.n < 1 or args.tokenizer_steps < 1:
-        sys.exit(f"--n {args.n} --tokenizer_steps {args.tokenizer_steps}: at least 1 is wanted")
+    for name in ("n", "tokenizer_steps"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            sys.exit(f"--{name} {value}: wanted is at least 1")
+    refuse_what_does_nothing(args)
+    args.n = args.n or 40_000
+    args.tokenizer_steps = args.tokenizer_steps or 3000
     if not 0 <= args.seed < EXAM_SEED:
         why = "; those above are the exam's" if args.seed > 0 else ""
         sys.exit(f"--seed {args.seed}: wanted is a number from 0 to {EXAM_SEED - 1:,}{why}")
     if args.images != "." and not args.json:
         sys.exit(f"--images {args.images}: goes with --json, which says what the pictures show")
     return args
+
+
+def refuse_what_does_nothing(args):
+    """Exits with one line if a flag would be ignored: something else is meant."""
+    if args.train_tokenizer and (args.json or args.out or args.n):
+        sys.exit("--train_tokenizer: makes an image tokenizer in assets/ and no data set; leave out "
+                 "--json, --out and --n")
+    if args.json and args.n:
+        sys.exit(f"--n {args.n}: is of the toy world; a data set of --json has all its records")
+    if args.tokenizer_steps and not args.json and not args.train_tokenizer:
+        sys.exit(f"--tokenizer_steps {args.tokenizer_steps}: no image tokenizer is trained for the "
+                 "toy world, as it ships; train that anew with --train_tokenizer")
 
 
 def stop(signal_number, frame):
@@ -91,8 +108,10 @@ def make_if_missing(folder, size):
     if (Path(folder) / "meta.json").exists():
         return
     if folder != f"data/toy-{size}":
-        sys.exit(f"{folder}: no data set here; make it with: "
-                 f"python data.py --json PAIRS.json --images FOLDER --out {folder}")
+        if Path(folder).is_file():
+            sys.exit(f"--data {folder}: is a file; wanted is the folder of a data set")
+        sys.exit(f"{folder}: no data set here; make one with: python data.py --out FOLDER, or of "
+                 "your own pictures: python data.py --json PAIRS.json --images FOLDER --out FOLDER")
     print(f"{folder} is missing: making the toy world first")
     command = Path(__file__).parent.parent / "data.py"
     if rank == 0 and child(command, "--size", size, "--out", folder, quiet=True):

@@ -6,6 +6,7 @@ The toy world's, for each canvas, are in assets/. Your own pictures get one of t
 Stands on data.py, toy/world.py and toy/judge.py.
 """
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -86,12 +87,21 @@ def save_tokenizer(path, tok, half=False):
 
 
 def train_toy_tokenizer(path, canvas, steps=3000, seed=0):
-    """The toy world's image tokenizer for a canvas, into a file. Prints what it is worth."""
+    """
+    The toy world's image tokenizer for a canvas, into a file. Prints what it is worth. A file that
+    is there gives way only to one from which the judge reads nearly all pictures.
+    """
     scenes = make_scenes(50_000, [seed, 2])
     pictures = ScenePictures(scenes, canvas)
     tok = train_image_tokenizer(pictures, steps, canvas // 8, seed=seed)
-    save_tokenizer(path, tok, half=True)
-    true, rebuilt, used = ceiling(load_tokenizer(path), canvas)  # as it was saved
+    new = path.with_name(f"new-{path.name}")
+    save_tokenizer(new, tok, half=True)
+    true, rebuilt, used = ceiling(load_tokenizer(new), canvas)  # as it was saved
+    if path.exists() and rebuilt < .98:
+        new.unlink()
+        sys.exit(f"{path}: is kept, as the judge parses only {rebuilt:.2%} of pictures that the new "
+                 "one reconstructs; train it longer (--tokenizer_steps)")
+    os.replace(new, path)
     print(f"{path}: the judge parses {true:.2%} of true and {rebuilt:.2%} of reconstructed "
           f"pictures exactly; {used:.0%} of the codes in use")
 
