@@ -53,8 +53,9 @@ def main():
     task = config["train"]["task"]
     scores |= examine(model, data, tok, task, cfg=args.cfg, folder=folder)
     save_json(file, scores)
-    print(f"{table(scores)}\n\nin {folder}: scores.json, mistakes.png, and what was drawn and "
-          "answered, a folder a benchmark")
+    print(table(scores))
+    print(f"in {folder}: scores.json, mistakes.png, and what was drawn and answered, a folder a "
+          "benchmark", file=sys.stderr)
 
 
 def read_scores(file):
