@@ -86,7 +86,8 @@ def add_training(parser):
     add("--ratio", help="generate:understand rows in a batch (default: 1:1, or what a stage says)")
     add("--size", choices=SIZES,
         help="shape of the network (default: nano without a GPU, else small)")
-    add("--data", help="folder of a data set (default: data/toy-SIZE, made if missing)")
+    add("--data", help="folder of a data set (default: with --init_from that run's; else "
+                          "data/toy-SIZE, made if missing)")
     add("--out", help="folder of the run (default: out/ and what it is, such as out/aia-nano or "
                       "out/evev2-nano)")
     add("--steps", type=int,

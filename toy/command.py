@@ -86,8 +86,8 @@ def read_flags():
 def refuse_what_does_nothing(args):
     """Exits with one line if a flag would be ignored: something else is meant."""
     if args.train_tokenizer and (args.json or args.out or args.n):
-        sys.exit("--train_tokenizer: makes an image tokenizer in assets/ and no data set; leave out "
-                 "--json, --out and --n")
+        sys.exit("--train_tokenizer: makes an image tokenizer in assets/ and no data set; leave "
+                 "out --json, --out and --n")
     if args.json and args.n:
         sys.exit(f"--n {args.n}: is of the toy world; a data set of --json has all its records")
     if args.tokenizer_steps and not args.json and not args.train_tokenizer:

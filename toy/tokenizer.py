@@ -99,8 +99,8 @@ def train_toy_tokenizer(path, canvas, steps=3000, seed=0):
     true, rebuilt, used = ceiling(load_tokenizer(new), canvas)  # as it was saved
     if path.exists() and rebuilt < .98:
         new.unlink()
-        sys.exit(f"{path}: is kept, as the judge parses only {rebuilt:.2%} of pictures that the new "
-                 "one reconstructs; train it longer (--tokenizer_steps)")
+        sys.exit(f"{path}: is kept, as the judge parses only {rebuilt:.2%} of the pictures that "
+                 "the new one reconstructs; train it longer (--tokenizer_steps)")
     os.replace(new, path)
     print(f"{path}: the judge parses {true:.2%} of true and {rebuilt:.2%} of reconstructed "
           f"pictures exactly; {used:.0%} of the codes in use")
