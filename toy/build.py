@@ -175,13 +175,24 @@ def begin(pool, work, chunk, told):
 
 @contextmanager
 def undisturbed():
-    """Ctrl-C and kill wait meanwhile: a pool that is half started cannot be stopped."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    """
+    Ctrl-C and kill wait meanwhile: a pool that is half started cannot be stopped. They are blocked
+    so that the workers, which inherit that, start undisturbed; and they are noted, as another
+    thread of this process may take them all the same.
+    """
+    noted = []
+    handlers = {}
+    for number in STOPPING:
+        handlers[number] = signal.signal(number, lambda number, frame: noted.append(number))
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     yield
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    if noted:
+        signal.raise_signal(noted[0])
 
 
 def results_of(jobs):
