@@ -26,7 +26,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-VERSION = 4  # of the data's format: a data set of another version is refused, never misread
+VERSION = 5  # of the data's format: a data set of another version is refused, never misread
 ASSETS = Path(__file__).parent / "assets"
 TASKS = ("generate", "understand")
 
@@ -62,7 +62,7 @@ class ImageTokenizer(nn.Module):
     which makes the sequences easy to learn. The decoder looks around, to join the patches.
     """
 
-    def __init__(self, patch=6, n_ch=128, levels=(8, 5, 5, 5)):
+    def __init__(self, patch=8, n_ch=128, levels=(8, 5, 5, 5)):
         super().__init__()
         self.config = {"patch": patch, "n_ch": n_ch, "levels": list(levels)}
         self.patch = patch
@@ -180,14 +180,14 @@ def make_row(enc, first_image, codes, prompt=None, turns=()):
     WATCHING: the interaction is the attention that WATCHED tokens receive from WATCHING ones.
 
     generate, given a prompt (caption): image tokens watch the text.
-        position   0        1        2        3         4         5        6    ...  67   68
+        position   0        1        2        3         4         5        6    ...  39   40
         token      <|bos|>  a        ⎵red     ⎵circle   <|boi|>   img      img  ...  img  img
         TARGET                                                    x        x    ...  x    x
         WATCHED             x        x        x
         WATCHING                                        x         x        x    ...  x
 
     understand, given turns [(question, answer), ...]: answers watch the image tokens.
-        position   0        1        2    ...  65   66       67    ...  72  73          74   75
+        position   0        1        2    ...  37   38       39    ...  44  45          46   47
         token      <|bos|>  <|boi|>  img  ...  img  <|eoi|>  what  ...  ?   <|answer|>  red  <|end|>
         TARGET                                                                          x    x
         WATCHED                      x    ...  x

@@ -45,12 +45,12 @@ class Config:
     n_layer: int = 6              # blocks
     n_head: int = 4               # attention heads; n_embd / n_head must be even (rotary)
     n_embd: int = 128             # channels of the residual stream
-    block_size: int = 124         # tokens of the longest sequence
+    block_size: int = 96          # tokens of the longest sequence
     vocab_size: int = 1472        # text, special, image ids, padded to a multiple of 64
-    first_image: int = 436        # the first image id: a token's modality is a comparison
-    n_image: int = 64             # image tokens a picture, always the same
+    first_image: int = 446        # the first image id: a token's modality is a comparison
+    n_image: int = 36             # image tokens a picture, always the same
     levels: tuple = (8, 5, 5, 5)  # values of each digit of an image token
-    patch: int = 6                # pixels a side of what an image token stands for
+    patch: int = 8                # pixels a side of what an image token stands for
 
     # the dial: which weights exist in copies, and which token takes which
     split: tuple = ()        # what has copies: any of norm, qkv (with the output projection), ffn,

@@ -396,15 +396,17 @@ def test_the_loss_moves_the_interaction_to_its_target():
 
 def test_a_picture_does_not_depend_on_its_batch(toy, trained, network):
     prompts = ["a red circle", "two blue squares", "a small green cross"]
-    together = draw(network, toy.enc, prompts, seed=3)
-    apart = [draw(network, toy.enc, [p], seed=3, first=i) for i, p in enumerate(prompts)]
+    everything = {"seed": 3, "top_p": 1.}  # where a nucleus ends, rounding may decide
+    together = draw(network, toy.enc, prompts, **everything)
+    apart = [draw(network, toy.enc, [p], first=i, **everything) for i, p in enumerate(prompts)]
     assert torch.equal(together, torch.cat(apart))
-    assert not torch.equal(together, draw(network, toy.enc, prompts, seed=4))
+    other = draw(network, toy.enc, prompts, **everything | {"seed": 4})
+    assert not torch.equal(together, other)
 
 
 def test_only_what_is_legal_is_drawn_and_said(toy, network):
     codes = draw(network, toy.enc, ["a red circle"] * 2, temperature=20.)
-    assert codes.shape == (2, 64)
+    assert codes.shape == (2, toy.meta["n_image"])
     assert 0 <= codes.min() <= codes.max() < 1000
     talks = [[("what color is the circle?", "")]] * 2
     for text in answer(network, toy.enc, codes, talks):

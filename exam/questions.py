@@ -19,7 +19,7 @@ import numpy as np
 
 from data import WATCHED
 from exam.rules import truth
-from toy.words import KINDS, TAGS, an, caption, plural, questions
+from toy.words import KINDS, TAGS, an, caption, has_held_out, plural, questions
 from toy.world import COLORS, HELD_OUT, SHAPES, make_scenes, relations
 
 SEED = 2**31  # of everyone examined; data sets are made from seeds below it
@@ -48,7 +48,7 @@ def geneval_prompts(n=100, held_out=False, seed=SEED):
     toy-GenEval: [(record, a scene it is true of)], at most n a tag. As GenEval's own file was
     made, n are drawn a tag, and then none stays twice.
 
-    held_out: only prompts that name a pair of colour and shape never drawn in training.
+    held_out: only prompts that name a pair of colour and shape never named in training.
     seed: another gives prompts to try things on, so that the exam's stay unseen.
     """
     rng = np.random.default_rng([seed, held_out])
@@ -244,7 +244,7 @@ def mmvp_questions(n=15):
             one = scene[rng.integers(len(scene))]
             other = scene[rng.integers(len(scene))]
             question, twin = make_twin(pattern, scene, one, other, rng)
-            if question is None or shows_held_out(twin):
+            if question is None or has_held_out(twin):
                 continue
             answer = truth(scene, question)
             answer_of_twin = truth(twin, question)
@@ -327,10 +327,6 @@ def is_only(scene, one, *attributes):
     for x in scene:
         sharing += all(getattr(x, name) == getattr(one, name) for name in attributes)
     return sharing == 1
-
-
-def shows_held_out(scene):
-    return any((o.color, o.shape) in HELD_OUT for o in scene)
 
 
 def of_mmvp(places):

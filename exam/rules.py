@@ -10,7 +10,7 @@ import re
 
 import numpy as np
 
-from toy.words import NUMBERS, dense, plural
+from toy.words import NUMBERS, dense, place_of, plural
 from toy.world import relations
 
 SIDES = ("left of", "right of", "above", "below")
@@ -104,6 +104,9 @@ def truth(scene, question):
         case ["is", "the", color, shape, *side, "the", other_color, other_shape]:
             name, other = f"{color} {shape}", f"{other_color} {other_shape}"
             return is_beside(scene, name, " ".join(side), other)
+        case ["where", "is", "the", color, shape]:
+            o = find(scene, f"{color} {shape}")
+            return None if o is None else place_of(o)
         case ["where", "is", "the", color, shape, "seen", "from", "the", other_color, other_shape]:
             return where_is(scene, f"{color} {shape}", f"{other_color} {other_shape}")
     return None

@@ -20,7 +20,7 @@ from tools.faults import expect_faults
 from tools.flags import Parser
 from tools.muon import optimizers
 from tools.timing import by_turns
-from toy.world import CANVAS
+from toy.world import CANVAS, PATCHES
 
 ROWS = 16   # of each task in a step
 ROUNDS = 9  # in which each preset takes a step
@@ -36,7 +36,7 @@ def main():
     keep_freed_memory()
     device = find_device()
     dtype = set_products(device, args.dtype)
-    dense = Config(*SIZES[args.size], patch=CANVAS[args.size] // 8)
+    dense = Config(*SIZES[args.size], patch=CANVAS[args.size] // PATCHES)
     configs = {arch: with_flags(dense, arch, args.match) for arch in PRESETS}
 
     steps = {}

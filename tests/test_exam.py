@@ -203,7 +203,7 @@ def test_prompts_come_once_and_are_true_of_their_scenes():
     assert all(check(record, scene)[0] for record, scene in prompts)
 
 
-def test_held_out_prompts_name_what_is_never_drawn_in_training():
+def test_held_out_prompts_name_what_is_never_named_in_training():
     for record, scene in questions.geneval_prompts(5, held_out=True):
         named = [(item.get("color"), item["class"]) for item in record["include"]]
         assert record["tag"] == "held-out"

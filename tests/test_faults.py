@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from data import ImageTokenizer, checksum, load_dataset
+from data import VERSION, ImageTokenizer, checksum, load_dataset
 from systems.runs import load_checkpoint, load_model, read_config
 from tests.common import HERE, free_ports, run, same, short_run, train, weights
 from tools.faults import in_one_line
@@ -215,7 +215,7 @@ def test_a_meta_json_with_something_else_in_it_is_refused(short, tmp_path, name,
 
 @pytest.mark.parametrize("meta, why", [
     ("[]", "is no object"), ("null", "is no object"), ("{}", "version None"),
-    ('{"version": 4}', "has no kind"), ("[" * 100_000, "not JSON")])
+    (f'{{"version": {VERSION}}}', "has no kind"), ("[" * 100_000, "not JSON")])
 def test_a_meta_json_that_is_none_is_refused(tmp_path, meta, why):
     (tmp_path / "meta.json").write_text(meta)
     with pytest.raises(SystemExit) as refused:

@@ -26,7 +26,8 @@ from tools.processes import die_with_parent
 from toy.dataset import data_folder, finish_dataset, new_dataset, write_rows
 from toy.merges import learn_merges
 from toy.tokenizer import train_toy_tokenizer
-from toy.words import caption, questions
+from toy.words import (can_be_silent, caption, has_held_out, names_held_out, questions,
+                       silent_caption)
 from toy.world import CANVAS, COLORS, SHAPES, SIZES, make_scenes, render_all
 
 CHUNK = 40_000  # scenes that are made up at a time; there must be memory for twice as many
@@ -35,8 +36,8 @@ STOPPING = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C, and kill
 
 # a chunk or a piece: scenes number first .. first + n - 1 of a split ("train" or "val")
 Span = namedtuple("Span", "split first n")
-# what is said of a scene: a caption, [(question, answer)], and whether only the last is used
-Told = namedtuple("Told", "scene prompt turns alone")
+# what is said of a scene: a caption, and [(question, answer)]
+Told = namedtuple("Told", "scene prompt turns")
 
 
 def build_toy(out, size="nano", n=40_000, seed=0):
@@ -101,20 +102,38 @@ def cut(split, first, n, length):
 
 def make_up(chunk, seed, rng):
     """[Told]: the scenes of a chunk, and what is said of each."""
-    scenes = make_scenes(chunk.n, [seed, chunk.split == "val", chunk.first // CHUNK])
-    prompts = [caption(scene, rng)["prompt"] for scene in scenes]
-    talks = []
-    for scene in scenes:
-        talks.append([(question, answer) for _, question, answer in questions(scene, rng)])
-    # now and then a scene is only described, or that would be learned as a last turn only
-    alone = rng.random(len(scenes)) < .15
-    return [Told(*told) for told in zip(scenes, prompts, talks, alone)]
+    seed = [seed, chunk.split == "val", chunk.first // CHUNK]
+    scenes = make_scenes(chunk.n, seed)
+    # about every twelfth shows a held-out pair
+    held_out = make_scenes(chunk.n // 10, [*seed, 1], held_out=True)
+    held_out = [scene for scene in held_out if can_be_silent(scene)]
+    for i, scene in enumerate(held_out):
+        scenes[10 * i] = scene
+    return [Told(scene, *tell(scene, rng)) for scene in scenes]
+
+
+def tell(scene, rng):
+    """
+    A caption of a scene, and [(question, answer)]. Most scenes are asked about, some are described,
+    and some both. Where there is a held-out pair, nothing that is said names it.
+    """
+    silent = has_held_out(scene)
+    record = silent_caption(scene, rng) if silent else caption(scene, rng)
+    turns = [(question, answer) for _, question, answer in questions(scene, rng)]
+    if silent:
+        turns = [turn for turn in turns if not names_held_out(*turn)]
+    what = rng.random()
+    if what < .15:
+        turns = turns[-1:]
+    elif what > .5 and not silent:  # all but the description
+        turns = turns[:-1]
+    return record["prompt"], turns
 
 
 def texts_of(told):
     """All captions, questions and answers, one after the other."""
     texts = []
-    for _, prompt, turns, _ in told:
+    for _, prompt, turns in told:
         texts.append(prompt)
         for turn in turns:
             texts.extend(turn)
@@ -215,8 +234,7 @@ def write_piece(piece, folder, tok, enc, canvas, sizes):
     to_understand = []
     for t, picture in zip(told, codes):
         to_generate.append(make_row(enc, enc.n_vocab, picture, t.prompt))
-        turns = t.turns[-1:] if t.alone else t.turns
-        to_understand.append(fitting_row(enc, picture, turns, longest))
+        to_understand.append(fitting_row(enc, picture, t.turns, longest))
     pad = enc._special_tokens["<|pad|>"]
     write_rows(folder, span.split, "generate", span.first, to_generate, pad)
     write_rows(folder, span.split, "understand", span.first, to_understand, pad, pixels)

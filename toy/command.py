@@ -55,7 +55,8 @@ def read_flags():
     about = "Make a data set: the toy world by default, or your own pictures with --json."
     p = Parser(description=about)
     p.add_argument("--size", choices=CANVAS, default="nano",
-                   help="canvas: nano 48 x 48 pixels, small and base 64 x 64")
+                   help="of the network: nano sees 48 x 48 pixels, small and base 72 x 72 "
+                        "(64 x 64 of your own pictures)")
     p.add_argument("--n", type=int, help="toy world: scenes to train on (default: 40,000)")
     p.add_argument("--seed", type=int, default=0, help="everything follows from it")
     p.add_argument("--out", help="folder to write (default: data/toy-SIZE; "

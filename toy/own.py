@@ -24,13 +24,13 @@ from toy.dataset import data_folder, finish_dataset, new_dataset, only_maker, wr
 from toy.merges import learn_merges
 from toy.records import Fault, Report, load_records, understand
 from toy.tokenizer import train_image_tokenizer
-from toy.world import CANVAS
 
 # a usable record: the number of its picture, then either a prompt or [(question, answer)]
 Pair = namedtuple("Pair", "picture prompt turns")
 # a row of the data set to be: its ids, its roles, and the number of its picture
 Row = namedtuple("Row", "ids roles picture")
 
+CANVAS = {"nano": 48, "small": 64, "base": 64}  # pixels a side, by the size of the network
 SIDE = 8    # image tokens side by side
 ROOM = 128  # tokens of text in a row, those that frame the picture included; more is cut
 LONGEST = SIDE * SIDE + ROOM

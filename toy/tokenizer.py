@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from data import ImageTokenizer, load_tokenizer
 from toy.judge import judge, same_scene
-from toy.world import make_scenes, render_all
+from toy.world import COLORS, PATCHES, make_scenes, render_all
 
 
 class ScenePictures:
@@ -36,12 +36,15 @@ class ScenePictures:
         return render_all([self.scenes[i] for i in numbers], self.canvas)
 
 
-def train_image_tokenizer(pictures, steps, patch, lr=2e-3, seed=0):
+def train_image_tokenizer(pictures, steps, patch, lr=2e-3, seed=0, twins=None):
     """
     An ImageTokenizer trained to rebuild pictures, in eval mode.
 
     pictures  an array (N, S, S, 3) uint8, or ScenePictures
     patch     pixels a side of what becomes one token
+    twins     the same pictures in other colours: then the first digit comes to stand for colour
+              alone and the others for outline, as a picture is to be rebuilt from its own first
+              digits and the others of its twin
     lr        the highest learning rate; it warms up for 100 steps and falls in the last two thirds
 
     The loss is L1 plus L2, over 32 pictures a step.
@@ -58,7 +61,11 @@ def train_image_tokenizer(pictures, steps, patch, lr=2e-3, seed=0):
 
         numbers = np.random.default_rng([seed, step]).integers(len(pictures), size=32)
         x = tok.pixels(pictures[numbers])                    # (32, 3, S, S)
-        y = tok.decode_digits(tok.encode_digits(x))
+        digits = tok.encode_digits(x)                        # (32, h, w, D)
+        if twins is not None:
+            outline = tok.encode_digits(tok.pixels(twins[numbers]))[..., 1:]
+            digits = torch.cat((digits[..., :1], outline), -1)
+        y = tok.decode_digits(digits)
         loss = (x - y).abs().mean() + (x - y).square().mean()
 
         opt.zero_grad()
@@ -93,7 +100,8 @@ def train_toy_tokenizer(path, canvas, steps=3000, seed=0):
     """
     scenes = make_scenes(50_000, [seed, 2])
     pictures = ScenePictures(scenes, canvas)
-    tok = train_image_tokenizer(pictures, steps, canvas // 8, seed=seed)
+    twins = ScenePictures(recolored(scenes, np.random.default_rng(seed)), canvas)
+    tok = train_image_tokenizer(pictures, steps, canvas // PATCHES, seed=seed, twins=twins)
     new = path.with_name(f"new-{path.name}")
     save_tokenizer(new, tok, half=True)
     true, rebuilt, used = ceiling(load_tokenizer(new), canvas)  # as it was saved
@@ -104,6 +112,16 @@ def train_toy_tokenizer(path, canvas, steps=3000, seed=0):
     os.replace(new, path)
     print(f"{path}: the judge parses {true:.2%} of true and {rebuilt:.2%} of reconstructed "
           f"pictures exactly; {used:.0%} of the codes in use")
+
+
+def recolored(scenes, rng):
+    """The same scenes, each object in a colour drawn anew."""
+    colors = list(COLORS)
+    others = []
+    for scene in scenes:
+        drawn = rng.integers(len(colors), size=len(scene))
+        others.append([o._replace(color=colors[i]) for o, i in zip(scene, drawn)])
+    return others
 
 
 def ceiling(tok, canvas, n=2000, seed=2**31 + 1):

@@ -5,6 +5,7 @@ The captions are of GenEval's six kinds and one of our own; the questions are th
 and MMVP need, and "describe the picture.", whose answer names everything: a dense answer is what
 makes a small network learn to bind colours to shapes. Stands on toy/world.py.
 """
+import re
 from collections import Counter
 
 from toy.world import COLORS, HELD_OUT, SHAPES, relations
@@ -12,7 +13,7 @@ from toy.world import COLORS, HELD_OUT, SHAPES, relations
 # kinds of captions: GenEval's six tags, and one of our own
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr", "dense")
 # kinds of questions
-KINDS = ("existence", "count", "color", "shape", "position", "describe")
+KINDS = ("existence", "count", "color", "shape", "place", "position", "describe")
 NUMBERS = ("zero", "one", "two", "three", "four")
 WORDINGS = ("a photo of {}", "a picture of {}", "draw {}", "{}")
 
@@ -88,7 +89,7 @@ def caption(scene, rng, tag=None):
 
 
 def fitting_tags(scene, first, other):
-    """The tags, but for dense, of captions that mention every object; the hardest stands twice."""
+    """The tags, but for dense, of captions that mention every object; the hard ones stand twice."""
     if len(scene) == 1:
         return ["single_object", "colors"]
     if len({o.shape for o in scene}) == 1:
@@ -99,15 +100,15 @@ def fitting_tags(scene, first, other):
     if relations(first, other):
         fitting += ["position", "position"]
     if first.color != other.color:
-        fitting += ["color_attr"]
+        fitting += ["color_attr", "color_attr"]
     return fitting
 
 
 def draw_tag(fitting, rng):
-    """A third of the captions are dense, and all those of scenes that no other tag fits."""
+    """A quarter of the captions are dense, and all those of scenes that no other tag fits."""
     if not fitting:
         return "dense"
-    if rng.random() <= .35:
+    if rng.random() < .25:
         return "dense"
     return pick(rng, fitting)
 
@@ -156,6 +157,33 @@ def list_objects(scene):
 
 
 # -------------------------------------------------------------------------------------------------
+# held-out pairs
+
+
+def has_held_out(scene):
+    return any((o.color, o.shape) in HELD_OUT for o in scene)
+
+
+def can_be_silent(scene):
+    """Whether something can be said of all objects without their colours."""
+    return len(scene) <= 2 or len({o.shape for o in scene}) == 1
+
+
+def names_held_out(*texts):
+    """Whether both words of a held-out pair are said, side by side or not."""
+    said = set(re.findall(r"\w+", " ".join(texts)))
+    return any(color in said and said & {shape, plural(shape)} for color, shape in HELD_OUT)
+
+
+def silent_caption(scene, rng):
+    """A caption that names no held-out pair; only for a scene that can_be_silent()."""
+    while True:
+        record = caption(scene, rng)
+        if not names_held_out(record["prompt"]):
+            return record
+
+
+# -------------------------------------------------------------------------------------------------
 # questions
 
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
@@ -166,7 +194,7 @@ def questions(scene, rng, hidden=frozenset(HELD_OUT)):
     [(kind, question, answer)] in random order, at most one for each of KINDS; "describe" is last,
     as earlier questions must not be answerable by reading its answer.
 
-    About half are yes/no questions, with yes and no equally likely; the others are open.
+    Many are yes/no questions, with yes and no equally likely; the others are open.
     hidden: pairs that are never asked for in vain, or the network would learn to say no to them.
     """
     some_object = pick(rng, scene)
@@ -175,6 +203,7 @@ def questions(scene, rng, hidden=frozenset(HELD_OUT)):
         ask_count(scene, rng, some_object),
         ask_color(scene, rng, hidden),
         ask_shape(scene, rng, hidden),
+        ask_place(scene, rng),
         ask_position(scene, rng),
     ]
     asked = [question for question in asked if question is not None]
@@ -287,14 +316,35 @@ def ask_shape(scene, rng, hidden):
     return "shape", f"is the {o.color} object {an(shape)}?", answer
 
 
+def ask_place(scene, rng):
+    """Where an object is that can be named uniquely; None if there is none."""
+    unique = named_uniquely(scene)
+    if not unique:
+        return None
+    o = pick(rng, unique)
+    return "place", f"where is the {o.color} {o.shape}?", place_of(o)
+
+
+def place_of(o):
+    """The part of the picture that an object stands in: "top left", "top", ... "middle"."""
+    row = "top" if o.y < 16 else "bottom" if o.y > 32 else ""
+    column = "left" if o.x < 16 else "right" if o.x > 32 else ""
+    return f"{row} {column}".strip() or "middle"
+
+
+def named_uniquely(scene):
+    """The objects whose colour and shape no other has together."""
+    count = Counter((o.color, o.shape) for o in scene)
+    return [o for o in scene if count[o.color, o.shape] == 1]
+
+
 def ask_position(scene, rng):
     """
     Where one object is, seen from another; None if no two of them can be named uniquely and are
     clearly beside or above each other. The wrong side of a yes/no question is the opposite one, so
     that no answer hangs on a borderline. The open question is asked if it has one answer only.
     """
-    count = Counter((o.color, o.shape) for o in scene)
-    unique = [o for o in scene if count[o.color, o.shape] == 1]
+    unique = named_uniquely(scene)
     apart = []
     for a in unique:
         for b in unique:
@@ -307,7 +357,7 @@ def ask_position(scene, rng):
     side = pick(rng, sides)
     one = f"the {a.color} {a.shape}"
     two = f"the {b.color} {b.shape}"
-    if len(sides) == 1 and toss(rng):
+    if len(sides) == 1 and rng.random() < .7:
         return "position", f"where is {one}, seen from {two}?", side.removesuffix(" of")
     side, answer = claim(rng, side, [OPPOSITE[side]])
     return "position", f"is {one} {side} {two}?", answer

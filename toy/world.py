@@ -15,8 +15,9 @@ from collections import namedtuple
 import numpy as np
 from PIL import Image, ImageDraw
 
-# Pixels a side, by the size of the network. There are always 8 x 8 patches, so 64 image tokens.
-CANVAS = {"nano": 48, "small": 64, "base": 64}
+# Pixels a side, by the size of the network. There are always 6 x 6 patches, so 36 image tokens.
+CANVAS = {"nano": 48, "small": 72, "base": 72}
+PATCHES = 6
 
 GROUND = (236, 236, 230)
 COLORS = {
@@ -30,24 +31,24 @@ COLORS = {
     "black": (24, 24, 28),
 }
 SHAPES = ("circle", "square", "triangle", "cross")
-SIZES = {"small": 5, "large": 8}  # radius
+SIZES = {"small": 4, "large": 7}  # radius
 
-# Centres are multiples of STEP. That gives 169 places, but only 2 x 2 ways to stand in a patch, at
-# 48 and at 64 pixels alike: so there are few patches, and each means much.
-STEP = 3
-GAP = 3  # objects are at least this far apart, across or down
+# Centres are corners of patches, so that an object is four patches wherever it stands, and no two
+# objects share one. There are few kinds of patches, and each means much.
+STEP = 48 // PATCHES
+GAP = 2  # objects are at least this far apart, across or down
 
 # POPE asks for absent objects that are random, frequent, or often seen with a present one. The
 # three differ only in a world with habits: colours and shapes are unequally frequent, and each
 # likes to be followed by a companion.
-P_COUNT = (.22, .53, .15, .10)  # of one, two, three, four objects
+P_COUNT = (.15, .50, .20, .15)  # of one, two, three, four objects
 P_COLOR = (.21, .18, .15, .13, .11, .09, .07, .06)
 P_SHAPE = (.34, .28, .22, .16)
 P_COMPANION = .3
-P_SAME_SHAPE = .22  # scenes of one shape only: captions that count need them
+P_SAME_SHAPE = (0, .1, .5, .5)  # scenes of one shape only: captions that count need them
 
-# Never drawn in training. A network that has learned to bind colours to shapes, rather than to
-# remember pairs, can draw these all the same.
+# Pairs that are shown in training, but never named (see toy/words.py). A network that has learned
+# what either word means, rather than to remember pairs, can draw them all the same when asked.
 HELD_OUT = (
     ("red", "cross"),
     ("blue", "triangle"),
@@ -76,7 +77,7 @@ def make_scenes(n, seed, held_out=False):
     rng = np.random.default_rng(seed)
     count = rng.choice(4, n, p=P_COUNT) + 1                  # (n,)
     exists = np.arange(4) < count[:, None]                   # (n, 4): which places are used
-    shape, color = draw_shapes_and_colors(n, rng, held_out)  # (n, 4) each
+    shape, color = draw_shapes_and_colors(count, rng, held_out)  # (n, 4) each
     size, center = place_objects(exists, rng)                # (n, 4) and (n, 4, 2)
 
     # from numbers to names
@@ -94,15 +95,19 @@ def make_scenes(n, seed, held_out=False):
     return scenes
 
 
-def draw_shapes_and_colors(n, rng, held_out):
-    """Two arrays (n, 4): the objects' shapes as places in SHAPES, their colours in COLORS."""
+def draw_shapes_and_colors(count, rng, held_out):
+    """
+    For scenes of count (n,) objects two arrays (n, 4): the objects' shapes as places in SHAPES,
+    their colours in COLORS.
+    """
+    n = len(count)
     is_held_out = np.zeros((len(COLORS), len(SHAPES)), bool)
     for color_name, shape_name in HELD_OUT:
         is_held_out[list(COLORS).index(color_name), SHAPES.index(shape_name)] = True
 
     shape = np.zeros((n, 4), int)
     color = np.zeros((n, 4), int)
-    one_shape_only = rng.random(n) < P_SAME_SHAPE
+    one_shape_only = rng.random(n) < np.array(P_SAME_SHAPE)[count - 1]
     for k in range(4):
         wanted = np.ones(n, bool)  # the scenes whose k-th object is still to be drawn
         while wanted.any():
@@ -169,8 +174,8 @@ def crowded(center, radius, exists):
 
 
 def in_order(scene):
-    """Reading order: by thirds of the canvas from the top, then from left to right."""
-    return sorted(scene, key=lambda o: (o.y // 16, o.x))
+    """Reading order: from the top, and side by side from left to right."""
+    return sorted(scene, key=lambda o: (round(o.y / STEP), o.x))
 
 
 # -------------------------------------------------------------------------------------------------
