@@ -166,13 +166,16 @@ def phase_at(step):
 
 
 def lr_at(step):
-    """Share of the peak learning rate. Each phase warms up for 50 steps and ends at zero."""
-    first, last = (begin, args.steps) if phase_at(step) else (0, begin)
-    warm_up = (step - first + 1) / 50
-    decay = (last - step) / (last - first) * 1.5  # below 1 in the last two thirds
-    trained = phase_at(step) == 1 or args.init_from
-    height = .5 if trained else 1  # a trained network is treated gently
-    return min(1, warm_up, decay) * height * stage_at(step, stages).get("lr", 1)
+    """
+    Share of the peak learning rate. Each phase warms up for 50 steps; then the first stays at the
+    peak, and the second goes down to zero in a line.
+    """
+    height = stage_at(step, stages).get("lr", 1)
+    if phase_at(step) == 0:
+        return min(1, (step + 1) / 50) * height
+    warm_up = (step - begin + 1) / 50
+    decay = (args.steps - step) / (args.steps - begin)
+    return min(warm_up, decay) * height
 
 
 def enter(stage):
@@ -362,7 +365,7 @@ for step in range(first_step, args.steps + 1):
     if step == args.steps:
         break
 
-    # the second phase begins: a fresh schedule starts with fresh moments
+    # the second phase begins with fresh moments, as a run from --init_from has no others
     if step == begin > 0:
         save("pretrained.pt")
         opts = optimizers(model, args.lr)

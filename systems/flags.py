@@ -21,7 +21,7 @@ from tools.processes import world
 
 NO_MEMORY = "take a step's rows in more parts (--accumulate 2), or fewer rows (--batch_size)"
 
-STEPS = {"nano": 4800, "small": 4000, "base": 10000}
+STEPS = {"nano": 6000, "small": 4000, "base": 10000}
 
 # How a step is taken, not which step it is: a resumed run may choose these anew.
 HOW = ("accumulate", "checkpoint", "compile", "fsdp")
@@ -72,8 +72,8 @@ def add_training(parser):
              "--init_from, as they start from a trained network, else off)")
     add("--aia", type=float, default=0., help="weight of the AIA loss; 0 is off, bit for bit")
     add("--aia_start", type=float,
-        help="share of the steps after which the second phase begins: a fresh learning-rate "
-             "schedule, in which AIA acts; 0 is from scratch (default: 0.6, or 0 with --init_from)")
+        help="share of the steps after which the second phase begins, in which the learning rate "
+             "falls to zero and AIA acts; 0 is from scratch (default: 0.6, or 0 with --init_from)")
     add("--aia_every", type=int, default=4,
         help="AIA acts on every N-th step of its phase, with N times the weight (measured for 4: "
              "results/aia.md); the paper's acts on every step")
@@ -91,7 +91,7 @@ def add_training(parser):
     add("--out", help="folder of the run (default: out/ and what it is, such as out/aia-nano or "
                       "out/evev2-nano)")
     add("--steps", type=int,
-        help="optimiser steps (default: nano 4800, small 4000, base 10000)")
+        help="optimiser steps (default: nano 6000, small 4000, base 10000)")
     add("--batch_size", type=int, default=32, help="rows a step")
     add("--accumulate", type=int, default=1,
         help="parts that a step's rows are taken in, one after the other: the same step in less "
@@ -105,7 +105,7 @@ def add_training(parser):
     add("--fsdp", action="store_true",
         help="with torchrun: weights, gradients and optimiser states in shards, a part a process, "
              "for networks that outgrow one GPU")
-    add("--lr", type=float, default=.05, help="peak learning rate of Muon; AdamW's is 0.4 of it")
+    add("--lr", type=float, default=.01, help="peak learning rate of Muon; AdamW's is 0.4 of it")
     add("--seed", type=int, default=0, help="of weights and of the order of the data")
     add("--device", help="cpu | cuda | mps (default: what is there)")
     add("--dtype", choices=("float32", "bfloat16"),

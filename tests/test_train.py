@@ -105,12 +105,13 @@ def test_a_row_s_loss_is_the_mean_over_its_targets(names):
     torch.testing.assert_close(losses[1], F.cross_entropy(logits[1:], targets[1, 1:]))
 
 
-def test_each_phase_warms_up_and_ends_near_zero_the_second_at_half_the_height(names):
+def test_the_first_phase_keeps_its_learning_rate_and_the_second_goes_down_to_zero(names):
     first = [names["lr_at"](step) for step in range(10)]
     second = [names["lr_at"](step) for step in range(10, 20)]
-    assert first[:8] == pytest.approx([(step + 1) / 50 for step in range(8)])
-    assert first[9] == pytest.approx(.15), "from a third before the end on it falls"
-    assert second == pytest.approx([height / 2 for height in first])
+    warming_up = [(step + 1) / 50 for step in range(10)]
+    assert first == pytest.approx(warming_up)
+    falling = [(10 - step) / 10 for step in range(10)]
+    assert second == pytest.approx(np.minimum(warming_up, falling))
 
 # ---------------------------------------------------------------------------------------------
 # AIA and its phase
