@@ -17,6 +17,10 @@ from tqdm import tqdm
 
 from data import TARGET, WATCHED, make_row, special_id, window
 
+# how pictures are sampled if nothing is said: what python -m lab.sampling found best
+GUIDANCE = 1.5
+TOP_P = .9
+
 # ---------------------------------------------------------------------------------------------
 # 1. one loop over tokens
 
@@ -111,8 +115,8 @@ def pick(logits, u, temperature=1., top_k=0, top_p=1.):
 # 2. draw
 
 
-def draw(model, enc, prompts, cfg=2., temperature=1., top_k=0, top_p=1., seed=0, first=0, batch=64,
-         cached=True):
+def draw(model, enc, prompts, cfg=GUIDANCE, temperature=1., top_k=0, top_p=TOP_P, seed=0, first=0,
+         batch=64, cached=True):
     """
     Image codes (N, n_image) for N prompts.
 

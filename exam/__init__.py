@@ -25,7 +25,7 @@ CHANCE_SCENES = 100    # for each prompt
 DIALOGUES = 500        # of a data set of real pictures, at most
 
 
-def examine(model, data, tok, task="both", n=100, cfg=2., *, folder):
+def examine(model, data, tok, task="both", n=100, cfg=sample.GUIDANCE, *, folder):
     """
     The scores of a network: {benchmark: {column: {row: number}}}. The rows are "run", "low" and
     "high", the ends of its 95 % interval, "chance", "oracle" and "ceiling" (see marks.py).

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from data import encoding_of, load_dataset, load_tokenizer
 from exam import examine
 from exam.marks import table
+from sample import GUIDANCE
 from systems.runs import latest_run, load_model, refuse_other_data
 from tools.device import find_device
 from tools.faults import expect_faults
@@ -28,7 +29,8 @@ def main():
         description="Scores a run by the toy benchmarks: a table, and in the run's folder "
                     "scores.json, mistakes.png and the benchmarks' files.")
     p.add_argument("out", nargs="?", help="folder of the run (default: the latest under out/)")
-    p.add_argument("--cfg", type=float, default=2., help="classifier-free guidance; 1 is none")
+    p.add_argument("--cfg", type=float, default=GUIDANCE,
+                   help="classifier-free guidance; 1 is none")
     p.add_argument("--data", help="where the data set of a run on your own pictures is now "
                                   "(default: where it was)")
     p.add_argument("--device", help="cpu | cuda | mps (default: what is there)")

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from data import encoding_of, load_tokenizer
 from lab.conversation import check_prompt, converse, load_picture
 from lab.speed import speed
-from sample import answer, draw
+from sample import GUIDANCE, TOP_P, answer, draw
 from systems.runs import latest_run, load_model
 from tools.device import find_device
 from tools.faults import expect_faults
@@ -33,10 +33,10 @@ def read_flags():
     add("--folder", default="drawn",
         help="where the pictures of --prompts go, with a contact sheet")
     add("--n", type=int, default=4, help="pictures a prompt")
-    add("--cfg", type=float, default=2., help="classifier-free guidance; 1 is none")
+    add("--cfg", type=float, default=GUIDANCE, help="classifier-free guidance; 1 is none")
     add("--temperature", type=float, default=1., help="0 takes the likeliest token")
     add("--top_k", type=int, default=0, help="sample among the k likeliest tokens only; 0: all")
-    add("--top_p", type=float, default=1.,
+    add("--top_p", type=float, default=TOP_P,
         help="sample among the fewest tokens whose probabilities reach p")
     add("--seed", type=int, default=0, help="another seed, other pictures")
     add("--png", default="grid.png", help="where the sheet of --prompt goes")
