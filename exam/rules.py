@@ -105,8 +105,7 @@ def truth(scene, question):
             name, other = f"{color} {shape}", f"{other_color} {other_shape}"
             return is_beside(scene, name, " ".join(side), other)
         case ["where", "is", "the", color, shape]:
-            o = find(scene, f"{color} {shape}")
-            return None if o is None else place_of(o)
+            return in_which_part(scene, f"{color} {shape}")
         case ["where", "is", "the", color, shape, "seen", "from", "the", other_color, other_shape]:
             return where_is(scene, f"{color} {shape}", f"{other_color} {other_shape}")
     return None
@@ -149,6 +148,11 @@ def is_beside(scene, name, side, other_name):
     if one is None or other is None or side not in SIDES:
         return None
     return yes_or_no(side in relations(one, other))
+
+
+def in_which_part(scene, name):
+    o = find(scene, name)
+    return None if o is None else place_of(o)
 
 
 def where_is(scene, name, other_name):

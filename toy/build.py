@@ -26,7 +26,7 @@ from tools.processes import die_with_parent
 from toy.dataset import data_folder, finish_dataset, new_dataset, write_rows
 from toy.merges import learn_merges
 from toy.tokenizer import train_toy_tokenizer
-from toy.words import (can_be_silent, caption, has_held_out, names_held_out, questions,
+from toy.words import (can_be_silent, caption, has_held_out, questions, says_held_out,
                        silent_caption)
 from toy.world import CANVAS, COLORS, SHAPES, SIZES, make_scenes, render_all
 
@@ -102,10 +102,11 @@ def cut(split, first, n, length):
 
 def make_up(chunk, seed, rng):
     """[Told]: the scenes of a chunk, and what is said of each."""
-    seed = [seed, chunk.split == "val", chunk.first // CHUNK]
-    scenes = make_scenes(chunk.n, seed)
-    # about every twelfth shows a held-out pair
-    held_out = make_scenes(chunk.n // 10, [*seed, 1], held_out=True)
+    chunk_seed = [seed, chunk.split == "val", chunk.first // CHUNK]
+    scenes = make_scenes(chunk.n, chunk_seed)
+    # a held-out pair takes the place of every tenth scene, as long as there are some of which
+    # something can be said: so about every twelfth shows one
+    held_out = make_scenes(chunk.n // 10, [*chunk_seed, 1], held_out=True)
     held_out = [scene for scene in held_out if can_be_silent(scene)]
     for i, scene in enumerate(held_out):
         scenes[10 * i] = scene
@@ -121,7 +122,7 @@ def tell(scene, rng):
     record = silent_caption(scene, rng) if silent else caption(scene, rng)
     turns = [(question, answer) for _, question, answer in questions(scene, rng)]
     if silent:
-        turns = [turn for turn in turns if not names_held_out(*turn)]
+        turns = [turn for turn in turns if not says_held_out(*turn)]
     what = rng.random()
     if what < .15:
         turns = turns[-1:]

@@ -161,6 +161,7 @@ def list_objects(scene):
 
 
 def has_held_out(scene):
+    """Whether an object of the scene is a held-out pair."""
     return any((o.color, o.shape) in HELD_OUT for o in scene)
 
 
@@ -169,17 +170,20 @@ def can_be_silent(scene):
     return len(scene) <= 2 or len({o.shape for o in scene}) == 1
 
 
-def names_held_out(*texts):
+def says_held_out(*texts):
     """Whether both words of a held-out pair are said, side by side or not."""
-    said = set(re.findall(r"\w+", " ".join(texts)))
-    return any(color in said and said & {shape, plural(shape)} for color, shape in HELD_OUT)
+    said = re.findall(r"\w+", " ".join(texts))
+    for color, shape in HELD_OUT:
+        if color in said and (shape in said or plural(shape) in said):
+            return True
+    return False
 
 
 def silent_caption(scene, rng):
-    """A caption that names no held-out pair; only for a scene that can_be_silent()."""
+    """A caption that does not say a held-out pair; only for a scene that can_be_silent()."""
     while True:
         record = caption(scene, rng)
-        if not names_held_out(record["prompt"]):
+        if not says_held_out(record["prompt"]):
             return record
 
 
@@ -327,9 +331,18 @@ def ask_place(scene, rng):
 
 def place_of(o):
     """The part of the picture that an object stands in: "top left", "top", ... "middle"."""
-    row = "top" if o.y < 16 else "bottom" if o.y > 32 else ""
-    column = "left" if o.x < 16 else "right" if o.x > 32 else ""
+    row = side_of_canvas(o.y, "top", "bottom")
+    column = side_of_canvas(o.x, "left", "right")
     return f"{row} {column}".strip() or "middle"
+
+
+def side_of_canvas(center, first, last):
+    """What a centre in the outer thirds of the canvas, 48 wide, is called; else nothing."""
+    if center < 16:
+        return first
+    if center > 32:
+        return last
+    return ""
 
 
 def named_uniquely(scene):

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 
 # Pixels a side, by the size of the network. There are always 6 x 6 patches, so 36 image tokens.
 CANVAS = {"nano": 48, "small": 72, "base": 72}
-PATCHES = 6
+PATCHES = 6  # a side
 
 GROUND = (236, 236, 230)
 COLORS = {
@@ -175,6 +175,7 @@ def crowded(center, radius, exists):
 
 def in_order(scene):
     """Reading order: from the top, and side by side from left to right."""
+    # rounded, as the judge may see an object a pixel off its row
     return sorted(scene, key=lambda o: (round(o.y / STEP), o.x))
 
 
