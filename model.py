@@ -84,7 +84,8 @@ class Config:
 # The papers' stages start from a trained language model, these from a trained emu3 (--init_from);
 # their learning rates are milder than the papers', as these runs are short.
 ALL = ("norm", "qkv", "ffn")
-SECOND_COPIES = ("norm1.1.", "norm2.1.", "qkv.1.", "proj.1.", "ffn.1.")  # qkv.1: copy 1 of qkv
+# qkv.1: copy 1 of qkv
+SECOND_COPIES = ("norm1.1.", "norm2.1.", "qkv.1.", "qk_norm.1.", "proj.1.", "ffn.1.")
 PRESETS = {
     # Wang et al. 2024, arXiv 2409.18869: everything is a token
     "emu3": {},
@@ -317,6 +318,21 @@ class RMSNorm(nn.Module):
         return rms_norm(x) * self.weight
 
 
+class QKNorm(nn.Module):
+    """
+    RMSNorm of each head's queries and keys, with a gain for each: how sharply the head looks
+    (Henry et al. 2020, arXiv 2010.04245). Without gains no logit could pass the root of D, which
+    is too little to pick one token out of a hundred.
+    """
+
+    def __init__(self, n_head):
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(2, n_head, 1))
+
+    def forward(self, qk):  # (N, 2, H, D)
+        return rms_norm(qk) * self.gain
+
+
 class Attention(nn.Module):
     def __init__(self, config):
         super().__init__()
@@ -324,20 +340,23 @@ class Attention(nn.Module):
         n = 2 if "qkv" in config.split else 1
         self.n_head = config.n_head
         self.qkv = Copies(nn.Linear(C, 3 * C, bias=False) for _ in range(n))
+        self.qk_norm = Copies(QKNorm(config.n_head) for _ in range(n))
         self.proj = Copies(nn.Linear(C, C, bias=False) for _ in range(n))
 
     def forward(self, x, layout, cache=None, layer=None):
         """x (N, C), sorted by copy -> (N, C), mass (B, T) or None"""
         B, T, H = layout.B, layout.T, self.n_head
         qkv = self.qkv(x, layout.sizes)  # (N, 3 C)
-        qkv = layout.unsort(qkv)  # attention is joint: tokens return to their places
         # split, not sliced: a slice's gradient is as large as the whole, and mostly zeros
-        qk, v = qkv.view(B, T, 3, H, -1).split((2, 1), 2)  # (B, T, 2, H, D), (B, T, 1, H, D)
-        qk = rms_norm(qk)
+        qk, v = qkv.view(B * T, 3, H, -1).split((2, 1), 1)  # (N, 2, H, D), (N, 1, H, D)
+        qk = self.qk_norm(qk, layout.sizes)
+        # attention is joint: tokens return to their places
+        qk = layout.unsort(qk).view(B, T, 2, H, -1)
+        v = layout.unsort(v).view(B, T, H, -1)
         if layout.rotary is not None:
             qk = rotate(qk, layout.rotary)
         q, k = qk.to(v.dtype).permute(2, 0, 3, 1, 4)  # (B, H, T, D) each
-        v = v.squeeze(2).transpose(1, 2)  # (B, H, T, D)
+        v = v.transpose(1, 2)  # (B, H, T, D)
         if cache is not None:
             k, v = cache.extend(layer, k, v)  # (B, H, S, D)
         y, mass = attend(q, k, v, layout.watched, layout.mask, layout.explicit)

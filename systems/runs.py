@@ -11,7 +11,7 @@ from model import Config
 from systems import build
 from tools.files import first_line, load_state
 
-VERSION = 3  # of what weights mean: a run of another version is refused, never misread
+VERSION = 4  # of what weights mean: a run of another version is refused, never misread
 
 
 def latest_run():

@@ -74,6 +74,22 @@ def test_fused_equals_explicit_with_a_cache_whose_rows_are_padded_differently():
     assert masses[0].std() > .01
 
 
+def test_gains_say_how_sharply_a_head_looks():
+    """At zero all that is seen weighs alike. At one QK-norm holds a weight down; gains lift that."""
+    model = small_model()
+    batch = task_batch(model, "understand")
+    T = batch["ids"].size(1)
+    seen = batch["watched"].cumsum(1) / torch.arange(1, T + 1)  # (B, T) share of watched tokens
+    spread = []
+    for gain in (0., 1., 4.):
+        for block in model.blocks:
+            block.attn.qk_norm[0].gain.data.fill_(gain)
+        off = model(batch, watch=True).mass - seen  # (L, B, T)
+        spread.append(off.abs().mean())
+    assert spread[0] < 1e-6
+    assert spread[0] < spread[1] < spread[2]
+
+
 # ---------------------------------------------------------------------------------------------
 # copies and routers
 
