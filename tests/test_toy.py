@@ -95,6 +95,30 @@ def test_every_answer_follows_from_the_scene_and_yes_is_as_frequent_as_no():
             assert .4 < closed.count("yes") / len(closed) < .6
 
 
+def test_no_claim_of_a_side_hangs_on_a_borderline_and_a_wrong_one_may_be_any_other():
+    """Where an object is level with another, or a little above it, nobody claims it to be above."""
+    moves = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
+    rng = np.random.default_rng(0)
+    wrong = Counter()
+    for scene in make_scenes(1500, 4):
+        for kind, question, answer in questions(scene, rng):
+            if kind != "position" or answer not in ("yes", "no"):
+                continue
+            # is the red circle left of the blue square?
+            words = question.strip("?").split()
+            a = next(o for o in scene if [o.color, o.shape] == words[2:4])
+            b = next(o for o in scene if [o.color, o.shape] == words[-2:])
+            side = " ".join(words[4:-3])
+            across, down = moves[side]
+            along = (a.x - b.x) * across + (a.y - b.y) * down  # how far a is on that side of b
+            if answer == "yes":
+                assert side in relations(a, b)
+            else:
+                assert along <= 0
+                wrong["level" if along == 0 else "opposite"] += 1
+    assert min(wrong.values()) > 50
+
+
 def test_a_place_is_one_of_nine():
     where = {}
     for x in (8, 16, 24, 32, 40):

@@ -104,12 +104,12 @@ def make_up(chunk, seed, rng):
     """[Told]: the scenes of a chunk, and what is said of each."""
     chunk_seed = [seed, chunk.split == "val", chunk.first // CHUNK]
     scenes = make_scenes(chunk.n, chunk_seed)
-    # a held-out pair takes the place of every tenth scene, as long as there are some of which
-    # something can be said: so about every twelfth shows one
-    held_out = make_scenes(chunk.n // 10, [*chunk_seed, 1], held_out=True)
+    # a held-out pair takes the place of every fifth scene, as long as there are some of which
+    # something can be said: so about every sixth shows one
+    held_out = make_scenes(chunk.n // 5, [*chunk_seed, 1], held_out=True)
     held_out = [scene for scene in held_out if can_be_silent(scene)]
     for i, scene in enumerate(held_out):
-        scenes[10 * i] = scene
+        scenes[5 * i] = scene
     return [Told(scene, *tell(scene, rng)) for scene in scenes]
 
 
@@ -124,9 +124,9 @@ def tell(scene, rng):
     if silent:
         turns = [turn for turn in turns if not says_held_out(*turn)]
     what = rng.random()
-    if what < .15:
+    if what < .1:
         turns = turns[-1:]
-    elif what > .5 and not silent:  # all but the description
+    elif what > .4 and not silent:  # all but the description
         turns = turns[:-1]
     return record["prompt"], turns
 
@@ -144,8 +144,8 @@ def texts_of(told):
 def longest_row(task, enc, n_image):
     """
     How many tokens a row of this task may have. None to generate is longer: no caption has more
-    words than four objects, each with its longest. Most talks fit as they are, of up to six
-    turns; write_piece() shortens those that do not.
+    words than four objects, each with its longest. Every second talk does not fit as it is, of up
+    to seven turns; write_piece() shortens it.
     """
     longest_object = 0
     for size, color, shape in product(SIZES, COLORS, SHAPES):

@@ -89,7 +89,7 @@ def caption(scene, rng, tag=None):
 
 
 def fitting_tags(scene, first, other):
-    """The tags, but for dense, of captions that mention every object; the hard ones stand twice."""
+    """The tags, but for dense, of captions that mention every object; hard ones stand more than once."""
     if len(scene) == 1:
         return ["single_object", "colors"]
     if len({o.shape for o in scene}) == 1:
@@ -98,9 +98,9 @@ def fitting_tags(scene, first, other):
         return []
     fitting = ["two_object"]
     if relations(first, other):
-        fitting += ["position", "position"]
+        fitting += ["position"] * 2
     if first.color != other.color:
-        fitting += ["color_attr", "color_attr"]
+        fitting += ["color_attr"] * 4
     return fitting
 
 
@@ -190,13 +190,11 @@ def silent_caption(scene, rng):
 # -------------------------------------------------------------------------------------------------
 # questions
 
-OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
-
 
 def questions(scene, rng, hidden=frozenset(HELD_OUT)):
     """
-    [(kind, question, answer)] in random order, at most one for each of KINDS; "describe" is last,
-    as earlier questions must not be answerable by reading its answer.
+    [(kind, question, answer)] in random order, at most one for each of KINDS, but two of position;
+    "describe" is last, as earlier questions must not be answerable by reading its answer.
 
     Many are yes/no questions, with yes and no equally likely; the others are open.
     hidden: pairs that are never asked for in vain, or the network would learn to say no to them.
@@ -209,6 +207,7 @@ def questions(scene, rng, hidden=frozenset(HELD_OUT)):
         ask_shape(scene, rng, hidden),
         ask_place(scene, rng),
         ask_position(scene, rng),
+        ask_side(scene, rng),
     ]
     asked = [question for question in asked if question is not None]
     shuffled = [asked[i] for i in rng.permutation(len(asked))]
@@ -326,7 +325,11 @@ def ask_place(scene, rng):
     if not unique:
         return None
     o = pick(rng, unique)
-    return "place", f"where is the {o.color} {o.shape}?", place_of(o)
+    return "place", f"where is {the(o)}?", place_of(o)
+
+
+def the(o):
+    return f"the {o.color} {o.shape}"
 
 
 def place_of(o):
@@ -352,25 +355,41 @@ def named_uniquely(scene):
 
 
 def ask_position(scene, rng):
-    """
-    Where one object is, seen from another; None if no two of them can be named uniquely and are
-    clearly beside or above each other. The wrong side of a yes/no question is the opposite one, so
-    that no answer hangs on a borderline. The open question is asked if it has one answer only.
-    """
-    unique = named_uniquely(scene)
-    apart = []
-    for a in unique:
-        for b in unique:
-            if a is not b and relations(a, b):
-                apart.append((a, b))
-    if not apart:
+    """Where one object is, seen from another; None if of no two that has one answer only."""
+    pairs = [(a, b) for a, b in related(scene) if len(relations(a, b)) == 1]
+    if not pairs:
         return None
-    a, b = pick(rng, apart)
-    sides = sorted(relations(a, b))
-    side = pick(rng, sides)
-    one = f"the {a.color} {a.shape}"
-    two = f"the {b.color} {b.shape}"
-    if len(sides) == 1 and rng.random() < .7:
-        return "position", f"where is {one}, seen from {two}?", side.removesuffix(" of")
-    side, answer = claim(rng, side, [OPPOSITE[side]])
-    return "position", f"is {one} {side} {two}?", answer
+    a, b = pick(rng, pairs)
+    side, = relations(a, b)
+    return "position", f"where is {the(a)}, seen from {the(b)}?", side.removesuffix(" of")
+
+
+def ask_side(scene, rng):
+    """Whether one object is on a certain side of another; None if no two are clearly apart."""
+    pairs = related(scene)
+    if not pairs:
+        return None
+    a, b = pick(rng, pairs)
+    side = pick(rng, sorted(relations(a, b)))
+    side, answer = claim(rng, side, sides_without(a, b))
+    return "position", f"is {the(a)} {side} {the(b)}?", answer
+
+
+def related(scene):
+    """The pairs of objects, each named uniquely, that are clearly beside or above each other."""
+    unique = named_uniquely(scene)
+    return [(a, b) for a in unique for b in unique if a is not b and relations(a, b)]
+
+
+def sides_without(a, b):
+    """The sides of b on which a is not even by a little: no answer hangs on a borderline."""
+    sides = []
+    if a.x >= b.x:
+        sides.append("left of")
+    if a.x <= b.x:
+        sides.append("right of")
+    if a.y >= b.y:
+        sides.append("above")
+    if a.y <= b.y:
+        sides.append("below")
+    return sides
