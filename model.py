@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 import data
-from tools.fast import attention, plain_attention, rms_norm, rotate
+from tools.fast import attention, plain_attention, rms_norm, rotate, squared_relu
 
 # nano for a laptop's CPU, small for minutes on one GPU, base for an afternoon on it
 SIZES = {"nano": (6, 4, 128), "small": (8, 8, 512), "base": (12, 12, 768)}  # layer, head, embd
@@ -175,8 +175,7 @@ class FFN(nn.Module):
         self.down = nn.Linear(hidden, config.n_embd, bias=False)
 
     def forward(self, x):
-        x = F.relu(self.up(x))
-        return self.down(x * x)
+        return self.down(squared_relu(self.up(x)))
 
 
 class Experts(nn.Module):
@@ -330,7 +329,7 @@ class QKNorm(nn.Module):
         self.gain = nn.Parameter(torch.ones(2, n_head, 1))
 
     def forward(self, qk):  # (N, 2, H, D)
-        return rms_norm(qk) * self.gain
+        return rms_norm(qk, self.gain)
 
 
 class Attention(nn.Module):

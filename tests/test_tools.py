@@ -49,6 +49,19 @@ def test_the_fast_norm_is_the_plain_one_and_torch_s_gradients_too(compiled):
         torch.testing.assert_close(gradient, gradients[0])
 
 
+def test_the_fast_norm_has_the_plain_one_s_gradients_with_a_gain_of_rows_too():
+    x = torch.randn(7, 2, 3, 16, dtype=torch.float64, requires_grad=True)
+    gain = torch.randn(2, 3, 1, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(fast.rms_norm(x, gain), fast.plain_rms_norm(x) * gain)
+    assert torch.autograd.gradcheck(fast.rms_norm, (x, gain))
+
+
+def test_the_fast_squared_relu_is_the_plain_one():
+    x = torch.randn(5, 16, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(fast.squared_relu(x), fast.plain_squared_relu(x))
+    assert torch.autograd.gradcheck(fast.squared_relu, x)
+
+
 def test_a_norm_in_bfloat16_is_computed_in_float32():
     x = torch.randn(4, 64).bfloat16()
     torch.testing.assert_close(fast.rms_norm(x), fast.plain_rms_norm(x.float()))

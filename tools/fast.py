@@ -1,5 +1,5 @@
 """
-tools/fast.py: three pieces of the transformer that take much of its time, each twice: as one would
+tools/fast.py: four pieces of the transformer that take much of its time, each twice: as one would
 first write it (plain_...), and faster.
 
 tests/test_tools.py holds the two equal. README.md says why the fast ones are faster. model.py uses
@@ -16,19 +16,21 @@ EPS = 1e-6  # added to the mean square, so that a row of zeros stays one
 # the norm
 
 
-def plain_rms_norm(x):
+def plain_rms_norm(x, gain=None):
     """
-    RMSNorm (Zhang and Sennrich 2019, arXiv 1910.07467, eq. 4) without its gain: each row of x
-    (..., C) scaled to a mean square of 1. In float32 at least.
+    RMSNorm (Zhang and Sennrich 2019, arXiv 1910.07467, eq. 4) without a gain for each channel: each
+    row of x (..., C) scaled to a mean square of 1, and then by its gain, a number a row (..., 1),
+    if there are any. In float32 at least.
     """
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     mean_square = x.square().mean(-1, keepdim=True)
-    return x * (mean_square + EPS).rsqrt()
+    y = x * (mean_square + EPS).rsqrt()
+    return y if gain is None else y * gain
 
 
-def rms_norm(x):
-    """What plain_rms_norm computes, with the derivative written out. x (..., C)"""
-    return RMSNorm.apply(x)
+def rms_norm(x, gain=None):
+    """What plain_rms_norm computes, with the derivative written out."""
+    return RMSNorm.apply(x, gain)
 
 
 class RMSNorm(torch.autograd.Function):
@@ -36,27 +38,38 @@ class RMSNorm(torch.autograd.Function):
     y = r x, where r = (mean(x x) + EPS) ** -.5 is one number a row. If g is the gradient of y,
     that of x is r (g - y mean(g y)).
 
-    So the backward pass needs r and y only, and a gain that y is multiplied by keeps y anyway.
-    Autograd would keep x as well.
+    So the backward pass needs r and y only, and a gain of channels that y is multiplied by keeps y
+    anyway; autograd would keep x as well. A gain of rows is multiplied with r, which is small: so
+    it costs next to nothing. Then y does not exist, and x is kept.
     """
 
     @staticmethod
-    def forward(ctx, x):
+    def forward(ctx, x, gain):
         ctx.dtype = x.dtype
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)  # makes no tensor of squares
         r = (length ** 2 / x.size(-1) + EPS).rsqrt()
-        y = x * r
-        ctx.save_for_backward(y, r)
-        return y
+        if gain is None:
+            y = x * r
+            ctx.save_for_backward(y, r)
+            return y
+        ctx.save_for_backward(x, r, gain)
+        return x * (r * gain)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, g):
-        y, r = ctx.saved_tensors
-        along = (g * y).mean(-1, keepdim=True)
-        across = torch.addcmul(g, y, along, value=-1)  # g - y mean(g y)
-        return (across * r).to(ctx.dtype)
+        kept, r, *gain = ctx.saved_tensors
+        if not gain:
+            y = kept
+            along = (g * y).mean(-1, keepdim=True)
+            across = torch.addcmul(g, y, along, value=-1)  # g - y mean(g y)
+            return (across * r).to(ctx.dtype), None
+        x, (gain,) = kept, gain
+        along = (g * x).mean(-1, keepdim=True) * r
+        across = torch.addcmul(g, x, along * r, value=-1)
+        of_gain = (along * x.size(-1)).sum_to_size(gain.shape)
+        return (across * (r * gain)).to(ctx.dtype), of_gain
 
 
 # ---------------------------------------------------------------------------------------------
@@ -87,6 +100,36 @@ def rotate(x, rotary):
     pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))  # (..., D / 2)
     turned = pairs * torch.view_as_complex(rotary)
     return torch.view_as_real(turned).flatten(-2)
+
+
+# ---------------------------------------------------------------------------------------------
+# squared ReLU
+
+
+def plain_squared_relu(x):
+    """The activation of So et al. 2021 (Primer, arXiv 2109.08668)"""
+    return F.relu(x).square()
+
+
+def squared_relu(x):
+    """What plain_squared_relu computes, with the derivative written out."""
+    return SquaredReLU.apply(x)
+
+
+class SquaredReLU(torch.autograd.Function):
+    """y = relu(x) ** 2, of which the derivative is 2 relu(x): autograd would go round by relu's."""
+
+    @staticmethod
+    def forward(ctx, x):
+        x = x.relu()
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, g):
+        x, = ctx.saved_tensors
+        return (g * x).mul_(2)
 
 
 # ---------------------------------------------------------------------------------------------
