@@ -2,10 +2,11 @@
 lab/bench.py: what AIA costs, and how fast the transformer is beside a plain one.
 
     python -m lab.bench
+    python -m lab.bench --parts   # what each thing costs that the plain one does not have
 
 Whole training steps of 4,096 random tokens in rows of T, four ways by turns:
 
-  plain     a decoder as nanoGPT has it
+  plain     a decoder as nanoGPT has it, trained by AdamW
   none      ours without AIA
   AIA       ours with it, on every N-th step (--aia_every)
   explicit  ours with it on every step, from the matrix of attention weights, as the paper's
@@ -38,7 +39,9 @@ from tools.muon import optimizers
 from tools.timing import by_turns
 
 TOKENS = 4096   # a step
-LENGTHS = (64, 256, 1024, 4096)
+LENGTHS = (64, 123, 256, 1024, 4096)
+OF_PARTS = (123, 1024)
+PARTS = ("QK-norm", "rotary", "squared ReLU", "float32 logits", "Muon")
 LONGEST = 1024  # of explicit maps: at 4,096 they alone would take gigabytes
 ROUNDS = 5
 N_IMAGE = 36    # tokens of the picture at the end of each row; all before is its prompt
@@ -168,6 +171,65 @@ def kernel_of_attention(net, batch, args):
     return "the whole matrix"
 
 
+def adamw(net):
+    """The optimiser of nanoGPT"""
+    return [torch.optim.AdamW(net.parameters(), lr=1e-3, betas=(.9, .95), fused=True)]
+
+
+# ---------------------------------------------------------------------------------------------
+# parts
+
+
+class Untouched(nn.Module):
+    def forward(self, x, sizes):
+        return x
+
+
+def without(part, config):
+    """Our network without AIA and without one of PARTS, and its optimisers."""
+    net = build(config)
+    if part == "QK-norm":
+        for block in net.blocks:
+            block.attn.qk_norm = Untouched()
+    if part == "rotary":
+        lay_out = net.lay_out
+        net.lay_out = lambda *batch: lay_out(*batch)._replace(rotary=None)
+    if part == "squared ReLU":  # GELU in its place
+        for block in net.blocks:
+            ffn = block.ffn[0]
+            ffn.forward = partial(with_gelu, ffn)
+    if part == "float32 logits":  # in what the other products are in
+        net.predict = lambda x, drawing: F.linear(net.norm[0](x), net.head[0]())
+    return net, adamw(net) if part == "Muon" else optimizers(net, .01)
+
+
+def with_gelu(ffn, x):
+    return ffn.down(F.gelu(ffn.up(x)))
+
+
+def measure_parts(T, args):
+    """{part: the time of a step with it, of one without}"""
+    config = Config(*SIZES[args.size], T, n_image=N_IMAGE)
+    works = {}
+    for part in ("nothing", *PARTS):
+        net, opts = without(part, config)
+        net.to(args.device)
+        batch = random_batch(net, T, args.device)
+        works[part] = partial(take_steps, "none", net, opts, batch, args)
+    seconds = by_turns(works, ROUNDS, args.device)
+    return {part: ratio(seconds, "nothing", part) for part in PARTS}
+
+
+def print_parts(args):
+    print("the time of a step of ours, of one without\n")
+    widths = [len(part) + 2 for part in PARTS]
+    print(f"{'T':>7}" + "".join(f"{part:>{width}}" for part, width in zip(PARTS, widths)))
+    for T in OF_PARTS:
+        cost_of = measure_parts(T, args)
+        cells = [f"{cost_of[part]:>{width}.3f}" for part, width in zip(PARTS, widths)]
+        print(f"{T:>7,}" + "".join(cells), flush=True)
+
+
 # ---------------------------------------------------------------------------------------------
 # the table
 
@@ -195,13 +257,9 @@ def measure(T, args):
                 block.compile(dynamic=False)
     works = {}
     for way, net in nets.items():
-        works[way] = partial(take_steps, way, net, optimizers(net, .01), batch, args)
+        opts = adamw(net) if way == "plain" else optimizers(net, .01)
+        works[way] = partial(take_steps, way, net, opts, batch, args)
     seconds = by_turns(works, ROUNDS, args.device)
-
-    def ratio(a, b):
-        if a not in seconds:
-            return None
-        return median(x / y for x, y in zip(seconds[a], seconds[b]))
 
     # a round is as many steps as AIA acts on one of
     speed = batch["ids"].numel() * args.aia_every / median(seconds["AIA"])
@@ -209,9 +267,17 @@ def measure(T, args):
     explicit_memory = kept["explicit"] / kept["none"] if "explicit" in kept else None
     values = [T, len(batch["ids"]), round(speed),
               speed * cost(config)["flops"] / peak if peak else None,
-              ratio("AIA", "none"), ratio("explicit", "none"), ratio("plain", "AIA"),
+              ratio(seconds, "AIA", "none"), ratio(seconds, "explicit", "none"),
+              ratio(seconds, "plain", "AIA"),
               kept["AIA"] / kept["none"], explicit_memory]
     return dict(zip(COLUMNS, values)) | {"kernel": kernel_of_attention(nets["AIA"], batch, args)}
+
+
+def ratio(seconds, a, b):
+    """The median of the ratios within rounds; None if a was not timed."""
+    if a not in seconds:
+        return None
+    return median(x / y for x, y in zip(seconds[a], seconds[b]))
 
 
 def written(value):
@@ -236,6 +302,8 @@ def read_flags():
                         "for it, else float32)")
     p.add_argument("--compile", action=argparse.BooleanOptionalAction,
                    help="compile the layers with torch.compile (default: on a GPU)")
+    p.add_argument("--parts", action="store_true",
+                   help="what each thing costs that a plain decoder does not have; writes nothing")
     args = p.parse_args()
     if args.aia_every < 1:
         p.exit(1, f"--aia_every {args.aia_every}: wanted is at least 1\n")
@@ -254,6 +322,8 @@ def main():
     keep_freed_memory()
     torch.manual_seed(0)
     print(f"{name_of(args.device)}, {args.dtype}, torch {torch.__version__}, size {args.size}\n")
+    if args.parts:
+        return print_parts(args)
     widths = [max(7, len(column) + 2) for column in COLUMNS]
     print("".join(f"{column:>{width}}" for column, width in zip(COLUMNS, widths)))
     lines = []

@@ -103,6 +103,20 @@ def test_the_bench_fills_its_table_and_its_file(monkeypatch, capsys, tmp_path):
     assert "n/a" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("part", ("nothing", *bench.PARTS))
+def test_a_part_of_the_bench_is_really_left_out(part):
+    losses = []
+    for left_out in ("nothing", part):
+        net, opts = bench.without(left_out, bench_config())
+        torch.manual_seed(0)
+        for p in net.parameters():  # at first attention and feed-forward are silent
+            p.data = torch.randn(p.shape) * .2
+        with torch.autocast("cpu", torch.bfloat16):
+            losses.append(loss_of("none", net, random_batch(net, 64, "cpu")).item())
+    assert (losses[0] == losses[1]) == (part in ("nothing", "Muon"))
+    assert (len(opts) == 1) == (part == "Muon")
+
+
 def test_a_cache_that_gives_something_else_is_noticed(capsys):
     compare("pictures", 4, lambda cached: "the very same")
     compare("pictures", 4, lambda cached: cached)
