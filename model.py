@@ -11,9 +11,10 @@ RMSNorm, rotary positions, QK-norm, squared ReLU, no biases and fused attention.
 thing is what attention returns beside its output: how much the watched tokens receive (see attend).
 
 Some functions come from tools/, as how they are computed is not the subject. rms_norm(x) scales
-the last axis to a root mean square of 1. rotate(x, rotary) turns pairs of channels by an angle
-that grows with the position. attention(q, k, v, mask, scale) is softmax(scale q k') v, causal if
-there is no mask; plain_attention() also returns the softmax.
+the last axis to a root mean square of 1, or of a given gain. rotate(x, rotary) turns pairs of
+channels by an angle that grows with the position. squared_relu(x) is relu(x) ** 2. attention(q, k,
+v, mask, scale) is softmax(scale q k') v, causal if there is no mask; plain_attention() also returns
+the softmax.
 
 A picture to understand comes in through the eyes, one to be drawn goes out through the hand. Here
 both are tokens; other eyes and hands are a file each in systems/.
@@ -84,7 +85,7 @@ class Config:
 # The papers' stages start from a trained language model, these from a trained emu3 (--init_from);
 # their learning rates are milder than the papers', as these runs are short.
 ALL = ("norm", "qkv", "ffn")
-# qkv.1: copy 1 of qkv
+# the second copies' weights; qkv.1. is copy 1 of qkv
 SECOND_COPIES = ("norm1.1.", "norm2.1.", "qkv.1.", "qk_norm.1.", "proj.1.", "ffn.1.")
 PRESETS = {
     # Wang et al. 2024, arXiv 2409.18869: everything is a token
@@ -291,7 +292,7 @@ def attend(q, k, v, watched=None, mask=None, explicit=False):
         on_watched = (weights * watched[:, None, None]).sum(-1)  # (B, H, T)
         return y, on_watched.mean(1)
     if watched is None:
-        if v.requires_grad:
+        if v.requires_grad and v.dtype == torch.bfloat16:
             v = v.contiguous()  # a copy: as a view it would keep all of qkv for the backward pass
         return attention(q, k, v, mask, scale), None
 
@@ -319,9 +320,10 @@ class RMSNorm(nn.Module):
 
 class QKNorm(nn.Module):
     """
-    RMSNorm of each head's queries and keys, with a gain for each: how sharply the head looks
-    (Henry et al. 2020, arXiv 2010.04245). Without gains no logit could pass the root of D, which
-    is too little to pick one token out of a hundred.
+    RMSNorm of queries and keys, with a gain for each head's queries and one for its keys. Their
+    product says how sharply the head looks (Henry et al. 2020, arXiv 2010.04245): no logit passes
+    that times the root of D. At 1, with 32 channels a head, the best of a hundred tokens would
+    get three quarters of the weight at most.
     """
 
     def __init__(self, n_head):
@@ -348,7 +350,7 @@ class Attention(nn.Module):
         qkv = self.qkv(x, layout.sizes)  # (N, 3 C)
         # split, not sliced: a slice's gradient is as large as the whole, and mostly zeros
         qk, v = qkv.view(B * T, 3, H, -1).split((2, 1), 1)  # (N, 2, H, D), (N, 1, H, D)
-        qk = self.qk_norm(qk, layout.sizes)
+        qk = self.qk_norm(qk, layout.sizes)  # while tokens are sorted: each copy has its gains
         # attention is joint: tokens return to their places
         qk = layout.unsort(qk).view(B, T, 2, H, -1)
         v = layout.unsort(v).view(B, T, H, -1)

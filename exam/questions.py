@@ -19,7 +19,7 @@ import numpy as np
 
 from data import WATCHED
 from exam.rules import truth
-from toy.words import KINDS, TAGS, an, caption, has_held_out, plural, questions
+from toy.words import KINDS, TAGS, an, caption, has_held_out, plural, questions, the
 from toy.world import COLORS, HELD_OUT, SHAPES, make_scenes, relations
 
 SEED = 2**31  # of everyone examined; data sets are made from seeds below it
@@ -312,9 +312,7 @@ def swap_places(scene, one, other):
     one_answer = len(relations(one, other)) == 1
     if not have_names or not one_answer or one.size != other.size:
         return None, twin
-    name = f"the {one.color} {one.shape}"
-    other_name = f"the {other.color} {other.shape}"
-    return f"where is {name}, seen from {other_name}?", twin
+    return f"where is {the(one)}, seen from {the(other)}?", twin
 
 
 def without(scene, one):

@@ -98,10 +98,13 @@ def small_config(arch="emu3", **flags):
 def small_model(arch="emu3", **flags):
     """Random weights everywhere: fresh ones are silent, and silence would satisfy many laws."""
     torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     model = build(small_config(arch, **flags))
-    for p in model.parameters():
+    for name, p in model.named_parameters():
         if p.dim() == 2:
             torch.nn.init.normal_(p, std=.15)
+        elif "qk_norm" in name:
+            p.data.uniform_(.5, 1.5, generator=generator)
     return model
 
 

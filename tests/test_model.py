@@ -10,7 +10,7 @@ import torch
 from torch._dynamo.testing import CompileCounter
 
 from data import TASKS, window
-from model import PRESETS, Layout
+from model import PRESETS, Layout, QKNorm, sort_by
 from systems.start import start_from
 from tests.common import every_place, small_model, task_batch, text_batch
 
@@ -74,20 +74,35 @@ def test_fused_equals_explicit_with_a_cache_whose_rows_are_padded_differently():
     assert masses[0].std() > .01
 
 
-def test_gains_say_how_sharply_a_head_looks():
-    """At zero all that is seen weighs alike. At one QK-norm holds a weight down; gains lift that."""
-    model = small_model()
-    batch = task_batch(model, "understand")
-    T = batch["ids"].size(1)
-    seen = batch["watched"].cumsum(1) / torch.arange(1, T + 1)  # (B, T) share of watched tokens
-    spread = []
-    for gain in (0., 1., 4.):
-        for block in model.blocks:
-            block.attn.qk_norm[0].gain.data.fill_(gain)
-        off = model(batch, watch=True).mass - seen  # (L, B, T)
-        spread.append(off.abs().mean())
-    assert spread[0] < 1e-6
-    assert spread[0] < spread[1] < spread[2]
+def test_gains_say_how_sharply_each_head_looks():
+    """No logit passes the root of D times the head's two gains, and none of another head."""
+    norm = QKNorm(n_head=3)
+    norm.gain.data = torch.tensor([[1., 2., 0.], [1., 3., 5.]])[..., None]  # of queries, of keys
+    qk = torch.randn(100, 2, 3, 16)
+    qk[:, 1] = qk[:, 0]  # each query finds a key that is its own
+    q, k = norm(qk).permute(1, 2, 0, 3)  # (H, N, D)
+    logits = q @ k.mT / 16 ** .5
+    torch.testing.assert_close(logits.amax((1, 2)), torch.tensor([4., 24., 0.]))
+
+
+def test_a_copy_s_tokens_have_its_own_gains():
+    """And no other token's queries and keys change with these."""
+    model = small_model("evev2", see="tokens")
+    attn = model.blocks[0].attn
+    attn.qk_norm[1].gain.data.zero_()
+    x = torch.randn(6, 32)
+    is_second = torch.tensor([False, True, False, True, True, False])
+    order, back = sort_by(is_second.long())
+    layout = Layout(1, 6, [3, 3], order, back, watched=torch.ones(1, 6, dtype=torch.bool))
+    keep = {}
+    attn.proj.register_forward_pre_hook(lambda _, args: keep.update(y=args[0]))
+    attn(layout.sort(x), layout)
+    # a query of length 0 sees all alike: the mean of the values that stand before it
+    v = layout.unsort(attn.qkv(layout.sort(x), layout.sizes))[:, 64:]
+    means = v.cumsum(0) / torch.arange(1, 7)[:, None]
+    is_mean = torch.isclose(layout.unsort(keep["y"]), means, atol=1e-5).all(1)
+    is_mean[0] = False  # the first sees itself alone
+    assert torch.equal(is_mean, is_second)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -226,7 +226,8 @@ def test_a_run_of_another_version_is_refused(trained, tmp_path):
     shutil.copytree(trained, tmp_path / "old")
     config = json.loads((trained / "config.json").read_text())
     (tmp_path / "old" / "config.json").write_text(json.dumps(config | {"version": 2}))
-    with pytest.raises(SystemExit, match=f"a run of version 2, this code reads {VERSION}; train it again"):
+    says = f"a run of version 2, this code reads {VERSION}; train it again"
+    with pytest.raises(SystemExit, match=says):
         load_model(tmp_path / "old")
 
 

@@ -53,6 +53,7 @@ def test_the_fast_norm_has_the_plain_one_s_gradients_with_a_gain_of_rows_too():
     x = torch.randn(7, 2, 3, 16, dtype=torch.float64, requires_grad=True)
     gain = torch.randn(2, 3, 1, dtype=torch.float64, requires_grad=True)
     torch.testing.assert_close(fast.rms_norm(x, gain), fast.plain_rms_norm(x) * gain)
+    torch.testing.assert_close(fast.plain_rms_norm(x, gain), fast.plain_rms_norm(x) * gain)
     assert torch.autograd.gradcheck(fast.rms_norm, (x, gain))
 
 

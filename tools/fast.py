@@ -18,9 +18,11 @@ EPS = 1e-6  # added to the mean square, so that a row of zeros stays one
 
 def plain_rms_norm(x, gain=None):
     """
-    RMSNorm (Zhang and Sennrich 2019, arXiv 1910.07467, eq. 4) without a gain for each channel: each
-    row of x (..., C) scaled to a mean square of 1, and then by its gain, a number a row (..., 1),
-    if there are any. In float32 at least.
+    RMSNorm (Zhang and Sennrich 2019, arXiv 1910.07467, eq. 4): each row of x (..., C) scaled to a
+    mean square of 1. In float32 at least.
+
+      gain  (..., 1), of a shape that fits x: each row is multiplied by one of these numbers. (The
+            gain of channels that is usual comes after, in model.py.)
     """
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     mean_square = x.square().mean(-1, keepdim=True)
@@ -30,46 +32,66 @@ def plain_rms_norm(x, gain=None):
 
 def rms_norm(x, gain=None):
     """What plain_rms_norm computes, with the derivative written out."""
-    return RMSNorm.apply(x, gain)
+    return RMSNorm.apply(x) if gain is None else RMSNormWithGain.apply(x, gain)
+
+
+def inverse_root(x):
+    """(mean(x x) + EPS) ** -.5 of each row of x (..., C) -> (..., 1)"""
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)  # makes no tensor of squares
+    return (length ** 2 / x.size(-1) + EPS).rsqrt()
 
 
 class RMSNorm(torch.autograd.Function):
     """
-    y = r x, where r = (mean(x x) + EPS) ** -.5 is one number a row. If g is the gradient of y,
-    that of x is r (g - y mean(g y)).
+    y = r x, where r = inverse_root(x) is one number a row. If g is the gradient of y, that of x is
+    r (g - y mean(g y)).
 
     So the backward pass needs r and y only, and a gain of channels that y is multiplied by keeps y
-    anyway; autograd would keep x as well. A gain of rows is multiplied with r, which is small: so
-    it costs next to nothing. Then y does not exist, and x is kept.
+    anyway. Autograd would keep x as well.
+    """
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.dtype = x.dtype
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        r = inverse_root(x)
+        y = x * r
+        ctx.save_for_backward(y, r)
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, g):
+        y, r = ctx.saved_tensors
+        along = (g * y).mean(-1, keepdim=True)
+        across = torch.addcmul(g, y, along, value=-1)  # g - y mean(g y)
+        return (across * r).to(ctx.dtype)
+
+
+class RMSNormWithGain(torch.autograd.Function):
+    """
+    y = gain r x, with a gain a row. The gradient of x is gain r (g - r x mean(g r x)), that of a
+    gain the sum of g r x over all rows that it multiplies.
+
+    gain and r are multiplied first, as they are small: so a gain is no pass over x.
     """
 
     @staticmethod
     def forward(ctx, x, gain):
         ctx.dtype = x.dtype
         x = x.to(torch.promote_types(x.dtype, torch.float32))
-        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)  # makes no tensor of squares
-        r = (length ** 2 / x.size(-1) + EPS).rsqrt()
-        if gain is None:
-            y = x * r
-            ctx.save_for_backward(y, r)
-            return y
+        r = inverse_root(x)
         ctx.save_for_backward(x, r, gain)
-        return x * (r * gain)
+        return x * (gain * r)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, g):
-        kept, r, *gain = ctx.saved_tensors
-        if not gain:
-            y = kept
-            along = (g * y).mean(-1, keepdim=True)
-            across = torch.addcmul(g, y, along, value=-1)  # g - y mean(g y)
-            return (across * r).to(ctx.dtype), None
-        x, (gain,) = kept, gain
-        along = (g * x).mean(-1, keepdim=True) * r
-        across = torch.addcmul(g, x, along * r, value=-1)
+        x, r, gain = ctx.saved_tensors
+        along = (g * x).mean(-1, keepdim=True) * r  # mean(g r x)
+        across = torch.addcmul(g, x, r * along, value=-1)
         of_gain = (along * x.size(-1)).sum_to_size(gain.shape)
-        return (across * (r * gain)).to(ctx.dtype), of_gain
+        return (across * (gain * r)).to(ctx.dtype), of_gain
 
 
 # ---------------------------------------------------------------------------------------------
@@ -117,7 +139,7 @@ def squared_relu(x):
 
 
 class SquaredReLU(torch.autograd.Function):
-    """y = relu(x) ** 2, of which the derivative is 2 relu(x): autograd would go round by relu's."""
+    """The derivative of relu(x) ** 2 is 2 relu(x): autograd takes the square's and the ReLU's."""
 
     @staticmethod
     def forward(ctx, x):

@@ -123,11 +123,12 @@ def tell(scene, rng):
     turns = [(question, answer) for _, question, answer in questions(scene, rng)]
     if silent:
         turns = [turn for turn in turns if not says_held_out(*turn)]
+        return record["prompt"], turns
     what = rng.random()
     if what < .1:
-        turns = turns[-1:]
-    elif what > .4 and not silent:  # all but the description
-        turns = turns[:-1]
+        turns = turns[-1:]  # the description
+    elif what > .4:
+        turns = turns[:-1]  # all but the description
     return record["prompt"], turns
 
 
@@ -144,8 +145,8 @@ def texts_of(told):
 def longest_row(task, enc, n_image):
     """
     How many tokens a row of this task may have. None to generate is longer: no caption has more
-    words than four objects, each with its longest. Every second talk does not fit as it is, of up
-    to seven turns; write_piece() shortens it.
+    words than four objects, each with its longest. Of the talks, of up to six turns, many do not
+    fit as they are; fitting_row() shortens them.
     """
     longest_object = 0
     for size, color, shape in product(SIZES, COLORS, SHAPES):
@@ -243,7 +244,7 @@ def write_piece(piece, folder, tok, enc, canvas, sizes):
 
 
 def fitting_row(enc, picture, turns, longest):
-    """A row to understand, of as many turns as fit. The last, which describes, always does."""
+    """A row to understand, of as many turns as fit. The last, which may describe, always does."""
     while True:
         ids, roles = make_row(enc, enc.n_vocab, picture, turns=turns)
         if len(ids) <= longest:

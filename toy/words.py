@@ -89,7 +89,7 @@ def caption(scene, rng, tag=None):
 
 
 def fitting_tags(scene, first, other):
-    """The tags, but for dense, of captions that mention every object; hard ones stand more than once."""
+    """The tags, but for dense, of captions that mention every object; the hard ones stand often."""
     if len(scene) == 1:
         return ["single_object", "colors"]
     if len({o.shape for o in scene}) == 1:
@@ -193,8 +193,8 @@ def silent_caption(scene, rng):
 
 def questions(scene, rng, hidden=frozenset(HELD_OUT)):
     """
-    [(kind, question, answer)] in random order, at most one for each of KINDS, but two of position;
-    "describe" is last, as earlier questions must not be answerable by reading its answer.
+    [(kind, question, answer)] in random order, at most one for each of KINDS; "describe" is last,
+    as earlier questions must not be answerable by reading its answer.
 
     Many are yes/no questions, with yes and no equally likely; the others are open.
     hidden: pairs that are never asked for in vain, or the network would learn to say no to them.
@@ -207,7 +207,6 @@ def questions(scene, rng, hidden=frozenset(HELD_OUT)):
         ask_shape(scene, rng, hidden),
         ask_place(scene, rng),
         ask_position(scene, rng),
-        ask_side(scene, rng),
     ]
     asked = [question for question in asked if question is not None]
     shuffled = [asked[i] for i in rng.permutation(len(asked))]
@@ -355,33 +354,23 @@ def named_uniquely(scene):
 
 
 def ask_position(scene, rng):
-    """Where one object is, seen from another; None if of no two that has one answer only."""
-    pairs = [(a, b) for a, b in related(scene) if len(relations(a, b)) == 1]
-    if not pairs:
+    """
+    Where one object is, seen from another, or whether it is on a certain side of it; None if no
+    two that can be named uniquely are clearly beside or above each other.
+    """
+    unique = named_uniquely(scene)
+    apart = [(a, b) for a in unique for b in unique if a is not b and relations(a, b)]
+    if not apart:
         return None
-    a, b = pick(rng, pairs)
-    side, = relations(a, b)
-    return "position", f"where is {the(a)}, seen from {the(b)}?", side.removesuffix(" of")
-
-
-def ask_side(scene, rng):
-    """Whether one object is on a certain side of another; None if no two are clearly apart."""
-    pairs = related(scene)
-    if not pairs:
-        return None
-    a, b = pick(rng, pairs)
-    side = pick(rng, sorted(relations(a, b)))
-    side, answer = claim(rng, side, sides_without(a, b))
+    a, b = pick(rng, apart)
+    sides = sorted(relations(a, b))
+    if len(sides) == 1 and toss(rng):
+        return "position", f"where is {the(a)}, seen from {the(b)}?", sides[0].removesuffix(" of")
+    side, answer = claim(rng, pick(rng, sides), wrong_sides(a, b))
     return "position", f"is {the(a)} {side} {the(b)}?", answer
 
 
-def related(scene):
-    """The pairs of objects, each named uniquely, that are clearly beside or above each other."""
-    unique = named_uniquely(scene)
-    return [(a, b) for a in unique for b in unique if a is not b and relations(a, b)]
-
-
-def sides_without(a, b):
+def wrong_sides(a, b):
     """The sides of b on which a is not even by a little: no answer hangs on a borderline."""
     sides = []
     if a.x >= b.x:
