@@ -116,14 +116,16 @@ def make_up(chunk, seed, rng):
 def tell(scene, rng):
     """
     A caption of a scene, and [(question, answer)]. Most scenes are asked about, some are described,
-    and some both. Where there is a held-out pair, nothing that is said names it.
+    and some both. Nothing that is said names a held-out pair.
+
+    Where a scene lets us choose, its caption does not even have both words of one. If "red",
+    "cross", "orange" and "circle" always meant a red circle and an orange cross, that is what the
+    network would learn, rather than which word goes with which.
     """
-    silent = has_held_out(scene)
-    record = silent_caption(scene, rng) if silent else caption(scene, rng)
+    record = silent_caption(scene, rng) if can_be_silent(scene) else caption(scene, rng)
     turns = [(question, answer) for _, question, answer in questions(scene, rng)]
-    if silent:
-        turns = [turn for turn in turns if not says_held_out(*turn)]
-        return record["prompt"], turns
+    if has_held_out(scene):
+        return record["prompt"], [turn for turn in turns if not says_held_out(*turn)]
     what = rng.random()
     if what < .1:
         turns = turns[-1:]  # the description
