@@ -81,6 +81,18 @@ def test_every_caption_is_true_of_its_scene_and_every_tag_occurs():
     assert seen == set(TAGS)
 
 
+def test_captions_name_objects_in_reading_order_but_for_position():
+    """So the first object that is drawn is the first named: it need not stand for both at once."""
+    rng = np.random.default_rng(0)
+    swapped = Counter()
+    for scene in make_scenes(1500, 3):
+        record = caption(scene, rng)
+        if record["tag"] in ("two_object", "color_attr", "position"):
+            places = [record["prompt"].index(o.shape) for o in scene]
+            swapped[record["tag"]] += places[0] > places[1]
+    assert swapped["two_object"] == swapped["color_attr"] == 0 < swapped["position"]
+
+
 def test_every_answer_follows_from_the_scene_and_yes_is_as_frequent_as_no():
     """The oracle, who reads a question's words, agrees with the asker, who knows what it asks."""
     rng = np.random.default_rng(0)
