@@ -105,7 +105,7 @@ def add_training(parser):
     add("--fsdp", action="store_true",
         help="with torchrun: weights, gradients and optimiser states in shards, a part a process, "
              "for networks that outgrow one GPU")
-    add("--lr", type=float, default=.01, help="peak learning rate of Muon; AdamW's is 0.4 of it")
+    add("--lr", type=float, default=.004, help="peak learning rate of Muon; AdamW's is 0.4 of it")
     add("--seed", type=int, default=0, help="of weights and of the order of the data")
     add("--device", help="cpu | cuda | mps (default: what is there)")
     add("--dtype", choices=("float32", "bfloat16"),
