@@ -470,7 +470,7 @@ def test_resumed_equals_uninterrupted(toy, tmp_path, monkeypatch):
 def test_the_network_learns_both_tasks(trained):
     history = json.loads((trained / "interaction.json").read_text())["history"]
     for task in TASKS:
-        assert history[-1]["val"][task] < history[0]["val"][task] - 1
+        assert history[-1]["val"][task] < history[0]["val"][task] - .5
 
 
 def test_a_run_leaves_what_the_readme_promises(trained):

@@ -276,7 +276,7 @@ def test_a_frozen_weight_is_bit_identical_afterwards(toy, trained, tmp_path, mon
         if name.startswith("eyes."):
             assert not torch.equal(weight, fresh[name]), name
         elif any(part in name for part in SECOND_COPIES):
-            first_copy = re.sub(r"(norm1|norm2|qkv|proj|ffn)\.1\.", r"\1.0.", name)
+            first_copy = re.sub(r"(norm1|norm2|qkv|qk_norm|proj|ffn)\.1\.", r"\1.0.", name)
             assert not torch.equal(weight, before[first_copy]), name
         else:
             assert torch.equal(weight, before[name]), name
