@@ -54,8 +54,8 @@ class Config:
     patch: int = 8                # pixels a side of what an image token stands for
 
     # the dial: which weights exist in copies, and which token takes which
-    split: tuple = ()        # what has copies: any of norm, qkv (with the output projection), ffn,
-                             # and ends (embedding, final norm, head)
+    split: tuple = ()        # what has copies: any of norm, qkv (with QK-norm and the output
+                             # projection), ffn, and ends (embedding, final norm, head)
     route: str = "modality"  # if anything has: which tokens take the second copy. modality: image
                              # tokens | generated: those being drawn | task: all that leads to a
                              # picture. Or the copies of ffn are experts, and a router chooses.

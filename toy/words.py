@@ -85,7 +85,7 @@ def caption(scene, rng, tag=None):
 def fitting_tags(scene):
     """
     The tags, but for dense, of captions that mention every object. The hard ones stand often, and
-    color_attr most often, as build.tell() refuses many of its captions.
+    color_attr most often, as silent_caption() refuses many of its captions.
     """
     if len(scene) == 1:
         return ["single_object", "colors"]
