@@ -4,9 +4,11 @@ fast it could be, and what becomes of memory that is freed.
 """
 import ctypes
 import os
+import platform
 import re
 import shutil
 import sys
+from pathlib import Path
 
 import torch
 
@@ -119,6 +121,16 @@ def name_of(device):
     """A device in words: "cpu", "cuda (NVIDIA H100 80GB HBM3)"."""
     gpu = gpu_name(device)
     return f"{device} ({gpu})" if gpu else str(device)
+
+
+def name_of_processor():
+    """The CPU in words, "AMD EPYC 9R14", or what the system says of it."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().splitlines() if file.exists() else []
+    for line in lines:
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def has_compiler():

@@ -1,0 +1,44 @@
+"""
+lab/studies.py: every study, as data: what it asks, which runs answer it, and by which rule. The
+rule stands here before the runs are made. lab/study.py runs them.
+
+An arm is one way to train, with each seed once:
+
+  flags  of train.py
+  steps  of the optimiser; --quick takes a tenth
+  from   (if any) the arm whose run of the same seed it starts from, at the end of its first phase
+
+A study:
+
+  question   what one wants to know
+  arms       whose runs answer it; studies that share an arm share its runs
+  seeds      how many: 0, 1, 2, ...
+  promise    (if any) {measure: (what the mean is to reach, what every seed is to reach)}
+  claim      (if any) what a paper says, and where
+  rivals     (if any) [(arm, rival)]: the arm is claimed to be better
+  measures   (with rivals) {measure: the smallest difference worth having}
+
+A measure is "benchmark/column" as in scores.json. Of a loss or a distance less is better.
+"""
+
+ARMS = {
+    "main": {"flags": "--aia 0.1", "steps": 6000},
+}
+
+KINDS = ("existence", "count", "color", "shape", "place", "position", "describe")
+
+STUDIES = {
+    "scores": {
+        "question": "Does the main job learn every skill, whatever the seed?",
+        "arms": ["main"],
+        "seeds": 5,
+        "promise": {
+            "summary/toy-GenEval": (.90, .87),
+            "summary/answered": (.97, .97),
+            **{f"answered/{kind}": (.90, .90) for kind in KINDS},
+            "summary/toy-MME": (950, 950),
+            "summary/toy-MMVP": (.95, .95),
+            "toy-GenEval/held-out": (.50, .50),
+        },
+    },
+}

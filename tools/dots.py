@@ -1,0 +1,77 @@
+"""
+tools/dots.py: the picture of a study, a row a measure, a dot a run, drawn with Pillow.
+
+A row is (label, {arm: [values]}, promised): promised is where a mark stands, or None. Each row has
+its own axis, from the least of its numbers to the greatest.
+"""
+from tools.curves import GRID, INK, Pen
+
+HUES = ((31, 98, 180), (217, 95, 2), (34, 139, 84), (150, 60, 160), (120, 120, 126))
+
+# pixels
+LABEL = 190     # the column of labels
+ROW = 34        # the height of a row with one arm
+ARM = 14        # and of each more
+WIDTH = 430     # of the axes
+END = 64        # for the numbers at an axis' ends
+LEGEND = 34
+
+
+def draw_dots(rows, path):
+    """Writes a PNG of rows, with a legend if there are several arms."""
+    arms = list(rows[0][1])
+    height = ROW + ARM * (len(arms) - 1)
+    below = LEGEND if len(arms) > 1 or any(row[2] is not None for row in rows) else 8
+    pen = Pen(LABEL + WIDTH + 2 * END + 12, 12 + height * len(rows) + below)
+    for i, row in enumerate(rows):
+        draw_row(pen, 12 + i * height, height, row)
+    draw_legend(pen, 12 + height * len(rows) + below / 2, arms, rows)
+    pen.save(path)
+
+
+def draw_row(pen, top, height, row):
+    label, values, promised = row
+    numbers = [value for of_arm in values.values() for value in of_arm]
+    if promised is not None:
+        numbers.append(promised)
+    low, high = min(numbers), max(numbers)
+    left = LABEL + END
+    middle = top + height / 2
+
+    def x(value):
+        share = (value - low) / (high - low) if high > low else .5
+        return left + share * WIDTH
+
+    pen.write(LABEL - 10, middle, label, "rm")
+    pen.write(left - 12, middle, short(low), "rm")
+    pen.write(left + WIDTH + 12, middle, short(high), "lm")
+    pen.line((left, middle), (left + WIDTH, middle), GRID, 1)
+    if promised is not None:
+        pen.line((x(promised), top + 5), (x(promised), top + height - 5), INK, 1)
+    for i, of_arm in enumerate(values.values()):
+        y = middle + (i - (len(values) - 1) / 2) * ARM
+        for value in of_arm:
+            draw_dot(pen, x(value), y, HUES[i % len(HUES)])
+
+
+def draw_dot(pen, x, y, color):
+    """Half transparent, so that dots on one another are darker."""
+    r = 5
+    box = pen.enlarge([(x - r, y - r), (x + r, y + r)])
+    pen.drawing.ellipse(box, (*color, 150))
+
+
+def draw_legend(pen, y, arms, rows):
+    x = LABEL + END
+    if len(arms) > 1:
+        for i, arm in enumerate(arms):
+            draw_dot(pen, x, y, HUES[i % len(HUES)])
+            pen.write(x + 12, y, arm, "lm")
+            x += pen.width_of(arm) + 40
+    if any(row[2] is not None for row in rows):
+        pen.line((x, y - 8), (x, y + 8), INK, 1)
+        pen.write(x + 10, y, "promised of the mean", "lm")
+
+
+def short(value):
+    return f"{value:.0f}" if abs(value) >= 10 else f"{value:.3f}"
