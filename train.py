@@ -39,7 +39,7 @@ from model import SIZES, Config
 from sample import draw
 from systems import build
 from systems.dial import cost, with_flags
-from systems.flags import (dial_of, how_to_resume, phase_begins, read_flags, rows_a_step,
+from systems.flags import (RATIO, dial_of, how_to_resume, phase_begins, read_flags, rows_a_step,
                            stages_of, turned)
 from systems.runs import (VERSION, load_checkpoint, load_model, next_command, read_config,
                           refuse_other_data)
@@ -76,7 +76,7 @@ def train_reference(task, known):
     shutil.rmtree(folder, ignore_errors=True)  # of an earlier attempt
     print(f"no reference to {task} for {args.data} at size {args.size} yet: "
           f"training a single-task network in {folder}")
-    rows = rows_a_step(args, args.ratio or "1:1")[task]
+    rows = rows_a_step(args, args.ratio or RATIO)[task]
     flags = ["--task", task, "--out", folder, "--batch_size", str(max(1, rows)), "--exam", "0"]
     for name in ("seed", "data", "size", "steps", "lr", "device", "dtype"):
         flags += [f"--{name}", str(getattr(args, name))]

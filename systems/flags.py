@@ -21,7 +21,8 @@ from tools.processes import world
 
 NO_MEMORY = "take a step's rows in more parts (--accumulate 2), or fewer rows (--batch_size)"
 
-STEPS = {"nano": 6000, "small": 4000, "base": 10000}
+RATIO = "1:3"  # rows to generate : rows to understand, as looking up is learned last
+STEPS = {"nano": 5200, "small": 4000, "base": 10000}
 
 # How a step is taken, not which step it is: a resumed run may choose these anew.
 HOW = ("accumulate", "checkpoint", "compile", "fsdp")
@@ -83,7 +84,8 @@ def add_training(parser):
     add("--reference", default="small",
         help="whose curves are the target: small | paper | a run's folder (or two: OUT1,OUT2)")
     add("--task", choices=("both",) + TASKS, default="both", help="train on both tasks or on one")
-    add("--ratio", help="generate:understand rows in a batch (default: 1:1, or what a stage says)")
+    add("--ratio",
+        help=f"generate:understand rows in a batch (default: {RATIO}, or what a stage says)")
     add("--size", choices=SIZES,
         help="shape of the network (default: nano without a GPU, else small)")
     add("--data", help="folder of a data set (default: with --init_from that run's; else "
@@ -91,7 +93,7 @@ def add_training(parser):
     add("--out", help="folder of the run (default: out/ and what it is, such as out/aia-nano or "
                       "out/evev2-nano)")
     add("--steps", type=int,
-        help="optimiser steps (default: nano 6000, small 4000, base 10000)")
+        help="optimiser steps (default: nano 5200, small 4000, base 10000)")
     add("--batch_size", type=int, default=32, help="rows a step")
     add("--accumulate", type=int, default=1,
         help="parts that a step's rows are taken in, one after the other: the same step in less "
@@ -195,7 +197,7 @@ def check_ratio(args):
     if args.ratio and args.task != "both":
         sys.exit(f"--ratio {args.ratio}: is of two tasks, and --task {args.task} trains one; leave "
                  "one of the two out")
-    ratio = args.ratio or "1:1"
+    ratio = args.ratio or RATIO
     if not re.fullmatch(r"\d+:\d+", ratio):
         sys.exit(f"--ratio {ratio}: wanted is generate:understand, such as 1:1 or 2:1")
     if 0 in [int(number) for number in ratio.split(":")]:
@@ -303,7 +305,7 @@ def stages_of(args):
         stages = PRESETS[args.arch].get("stages", stages)
     with_rows = []
     for stage in stages:
-        ratio = args.ratio or stage.get("ratio", "1:1")
+        ratio = args.ratio or stage.get("ratio", RATIO)
         with_rows.append(stage | {"rows": rows_a_step(args, ratio)})
     return with_rows
 
