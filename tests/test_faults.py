@@ -81,7 +81,7 @@ def stopped(toy, tmp_path, monkeypatch):
     return tmp_path
 
 
-SIX_STEPS = ("--steps", 6, "--eval_every", 3)
+SIX_STEPS = ("--steps", 6, "--eval_every", 3, "--ratio", "1:1")  # so that two share the rows
 
 
 def copy_of(short, tmp_path):

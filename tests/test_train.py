@@ -61,7 +61,7 @@ def names(toy, trained, tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "names"
     with pytest.MonkeyPatch.context() as patch:
         shorten(patch)
-        return names_of("train.py", *short_run(toy, out), "--eval_every", 20)
+        return names_of("train.py", *short_run(toy, out), "--eval_every", 20, "--ratio", "1:1")
 
 
 def test_rows_depend_on_the_seed_and_the_step_alone(names, monkeypatch):
@@ -198,7 +198,7 @@ def take_part():
 def begin(toy, out, *flags, rank=0, world=1, port=0):
     """A run of three steps, AIA in the last two, or one of the processes of such a run."""
     words = [*short_run(toy, out), "--dtype", "float32", "--steps", 3, "--batch_size", 8,
-             "--eval_every", 9, "--aia_start", .3, "--aia", .5, *flags]
+             "--ratio", "1:1", "--eval_every", 9, "--aia_start", .3, "--aia", .5, *flags]
     environment = os.environ | {
         "WORLD_SIZE": str(world), "RANK": str(rank), "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
@@ -303,7 +303,7 @@ def test_a_branch_of_a_staged_run_goes_on_with_its_last_stage(toy, tmp_path, qui
     (("--init_from", "nowhere"), "no run here"),
     (("--reference", "nowhere"), "no run here"),
     (("--batch_size", 1), "too few rows for both tasks"),
-    (("--batch_size", 6, "--accumulate", 2), "both are to be multiples of 2"),
+    (("--batch_size", 4, "--accumulate", 2), "both are to be multiples of 2"),
     (("--split", "ffm"), "any of norm, qkv, ffn, ends"),
     (("--split", "qkv", "--route", "learned"), "routers choose among copies of ffn"),
     (("--experts", 2), "need a router"),
