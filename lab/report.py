@@ -5,46 +5,55 @@ Means and standard deviations are over seeds. A difference between two arms is o
 seed, its 95 % interval by Student's t (Student 1908).
 """
 import json
+import sys
 from statistics import mean, stdev
 
-from tools.dots import draw_dots
+from lab.dots import draw_dots
+from tools.files import first_line
 
 # half the width of a 95 % interval of a mean, in standard errors, by degrees of freedom from 1 on
 T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160,
        2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056,
        2.052, 2.048, 2.045, 2.042)
 
-RULE = ("*Reproduced*: the 95 % interval of the paired difference lies on the claimed side of zero. "
-        "*Refuted*: it does not, and excludes the smallest difference worth having. "
-        "*Unclear*: neither; more seeds would tell.")
-KEPT = "*Kept*: the mean over seeds and the worst seed reach what is promised of them."
+KEPT = "*Kept*: the mean over the seeds and the worst of them reach what is promised."
+RULE = ("*Reproduced*: the 95 % interval of the difference between runs of the same seed lies on "
+        "the claimed side of zero. *Refuted*: it does not, and lies below the smallest difference "
+        "worth having. *Unclear*: neither, or fewer than three seeds.")
+CAVEAT = ("All seeds sit the same exam, so ± and intervals say how runs differ, not how much luck "
+          "is in what was asked. Of many intervals of 95 % one in twenty misses.")
+STEPS = "Nats a token; the last over 1,000 rows a task, the others over 250."
 
 
-def write_report(name, study, runs, folder):
+def write_report(name, study, runs, folder, command):
     """
     NAME.md and NAME.png in a folder: verdicts, then every number of the exam, then the losses by
-    step, then how it was made.
+    step. command: the one that was typed.
     """
     runs = [run for run in runs if run.arm in study["arms"]]
     scores = {run: read(run.folder / "scores.json") for run in runs}
-    parts = [f"# {study['question']}",
-             f"`python -m lab.study {name}`. " + how_made(runs),
-             f"![every seed a dot]({name}.png)"]
+    parts = [f"# {study['question']}", how_made(command, runs), f"![every seed a dot]({name}.png)"]
     if "promise" in study:
-        parts += ["## What is promised", KEPT, promises(study["promise"], scores)]
-    if "rivals" in study:
-        parts += ["## The verdict", f"The claim: {study['claim']} {RULE}"]
-        parts += [differences(arm, rival, study["measures"], scores)
-                  for arm, rival in study["rivals"]]
-    parts += ["## Every number", every_number(scores), "## Losses by step", losses(runs)]
+        parts += ["## What is promised", KEPT,
+                  promises(study["promise"], study["arms"][0], scores)]
+    if "claim" in study:
+        parts += ["## The verdict", f"The claim: {study['claim']}", RULE]
+        for arm, rival in study["rivals"]:
+            parts.append(differences(arm, rival, study["measures"], scores))
+    parts += [study.get("note", ""), CAVEAT, "## Scores", every_score(study["arms"], scores),
+              "## Validation losses by step", STEPS, losses(study["arms"], runs)]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.md").write_text("\n\n".join(parts) + "\n")
-    measures = study.get("promise") or study["measures"]
-    draw_dots(rows_of_dots(measures, study, scores), folder / f"{name}.png")
+    page = "\n\n".join(part for part in parts if part) + "\n"
+    (folder / f"{name}.md").write_text(page, encoding="utf-8")
+    draw_dots(rows_of_dots(study, scores), folder / f"{name}.png")
 
 
 def read(file):
-    return json.loads(file.read_text())
+    """What stands in a run's JSON file. Exits with one line if it cannot be read."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as e:
+        sys.exit(f"{file}: cannot be read ({first_line(e)}); remove that run, and it is made anew")
 
 
 # ---------------------------------------------------------------------------------------------
@@ -58,14 +67,18 @@ def value_of(scores, measure, row="run"):
 
 
 def values_of(scores, arm, measure):
-    """{seed: the number} of an arm's runs."""
-    values = {run.seed: value_of(of_run, measure) for run, of_run in scores.items()
-              if run.arm == arm}
-    return {seed: value for seed, value in values.items() if value is not None}
+    """{seed: the number}, of an arm's runs that have it."""
+    values = {}
+    for run, of_run in scores.items():
+        value = value_of(of_run, measure)
+        if run.arm == arm and value is not None:
+            values[run.seed] = value
+    return values
 
 
-def better_if_less(measure):
-    return measure.split("/")[0] in ("loss", "distance")
+def sign_of(measure):
+    """-1 where less is better."""
+    return -1 if measure.split("/")[0] in ("loss", "distance") else 1
 
 
 def interval(differences):
@@ -77,19 +90,28 @@ def interval(differences):
     return mean(differences), t * stdev(differences) / n ** .5
 
 
-def verdict(gain, half, worth):
-    """By RULE. gain: the mean difference, in the claim's direction; half: of its interval."""
+def verdict(gain, half, worth, n):
+    """By RULE. gain: the mean of n differences, in the claim's direction; half: of its interval."""
+    if n < 3:
+        return "unclear"
     if gain - half > 0:
-        return "reproduced"
-    if gain + half < worth:
-        return "refuted"
-    return "unclear"
+        small = gain + half < worth
+        return "reproduced, but not worth having" if small else "reproduced"
+    return "refuted" if gain + half < worth else "unclear"
 
 
-def written(value):
+def is_kept(values, of_mean, of_each, sign):
+    """Whether {seed: number} keep a promise: (what the mean, what each seed is to reach)."""
+    better = [sign * value for value in values.values()]
+    return mean(better) >= sign * of_mean and min(better) >= sign * of_each
+
+
+def written(value, like=None):
+    """A number with as many decimals as one that is like it has."""
     if value is None:
         return ""
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
+    like = value if like is None else like
+    return f"{value:.1f}" if abs(like) >= 10 else f"{value:.3f}"
 
 
 def spread(values):
@@ -97,7 +119,8 @@ def spread(values):
     values = list(values)
     if len(values) < 2:
         return written(values[0]) if values else ""
-    return f"{written(mean(values))} ± {written(stdev(values))}"
+    middle = mean(values)
+    return f"{written(middle)} ± {written(stdev(values), like=middle)}"
 
 
 # ---------------------------------------------------------------------------------------------
@@ -115,15 +138,19 @@ def title(measure):
     return column if benchmark == "summary" else f"{benchmark}: {column}"
 
 
-def promises(promise, scores):
-    arm = next(iter(scores)).arm
+def promises(promise, arm, scores):
+    n_runs = sum(run.arm == arm for run in scores)
     rows = []
-    for measure, (of_mean, of_all) in promise.items():
-        values = list(values_of(scores, arm, measure).values())
-        kept = values and mean(values) >= of_mean and min(values) >= of_all
-        rows.append([title(measure), written(of_mean), written(of_all), spread(values),
-                     written(min(values, default=None)), "kept" if kept else "**broken**"])
-    return table(["", "mean, at least", "each seed, at least", "mean", "worst seed", ""], rows)
+    for measure, (of_mean, of_each) in promise.items():
+        values = values_of(scores, arm, measure)
+        cells = ["", "", "not measured"]
+        if len(values) == n_runs:
+            sign = sign_of(measure)
+            kept = is_kept(values, of_mean, of_each, sign)
+            worst = sign * min(sign * value for value in values.values())
+            cells = [spread(values.values()), written(worst), "kept" if kept else "**broken**"]
+        rows.append([title(measure), written(of_mean), written(of_each), *cells])
+    return table(["", "promised: mean", "each seed", "mean", "worst seed", ""], rows)
 
 
 def differences(arm, rival, measures, scores):
@@ -133,71 +160,76 @@ def differences(arm, rival, measures, scores):
         ours = values_of(scores, arm, measure)
         theirs = values_of(scores, rival, measure)
         both = sorted(set(ours) & set(theirs))
-        if not both:
-            continue
-        sign = -1 if better_if_less(measure) else 1
-        gain, half = interval([sign * (ours[seed] - theirs[seed]) for seed in both])
+        cells = ["not measured", ""]
+        if both:
+            sign = sign_of(measure)
+            gain, half = interval([sign * (ours[seed] - theirs[seed]) for seed in both])
+            cells = [f"{sign * gain:+.4f} ± {half:.4f}", verdict(gain, half, worth, len(both))]
         rows.append([title(measure), spread(theirs.values()), spread(ours.values()),
-                     f"{sign * gain:+.4f} ± {half:.4f}", written(worth),
-                     verdict(gain, half, worth)])
-    return table(["", rival, arm, "difference, 95 %", "worth having", "verdict"], rows)
+                     str(len(both)), cells[0], written(worth), cells[1]])
+    return table(["", rival, arm, "pairs", "difference, 95 %", "worth having", "verdict"], rows)
 
 
-def every_number(scores):
+def every_score(arms, scores):
     """A table a benchmark: for each arm the mean and the seeds, then the rows that all share."""
-    first = next(iter(scores.values()))
+    columns_of = {}  # of a benchmark, as any run has them
+    for of_run in scores.values():
+        for benchmark, columns in of_run.items():
+            columns_of.setdefault(benchmark, dict.fromkeys(columns)).update(columns)
     parts = []
-    for benchmark, columns in first.items():
+    for benchmark, columns in columns_of.items():
         rows = []
-        for arm in dict.fromkeys(run.arm for run in scores):
-            of_arm = {run.seed: one for run, one in scores.items() if run.arm == arm}
-            values = {column: values_of(scores, arm, f"{benchmark}/{column}")
-                      for column in columns}
-            rows.append([f"**{arm}**"] + [spread(values[c].values()) for c in columns])
-            for seed in of_arm:
-                rows.append([f"seed {seed}"] + [written(values[c].get(seed)) for c in columns])
-        for row in ("chance", "ceiling"):
-            cells = [written(value_of(first, f"{benchmark}/{c}", row)) for c in columns]
+        for arm in arms:
+            values = [values_of(scores, arm, f"{benchmark}/{column}") for column in columns]
+            rows.append([f"**{arm}**"] + [spread(of_column.values()) for of_column in values])
+            for seed in sorted({run.seed for run in scores if run.arm == arm}):
+                rows.append([f"seed {seed}"] + [written(of_column.get(seed))
+                                                for of_column in values])
+        first = next(iter(scores.values()))
+        for row in ("chance", "oracle", "ceiling"):
+            cells = [written(value_of(first, f"{benchmark}/{column}", row)) for column in columns]
             if any(cells):
                 rows.append([row, *cells])
         parts.append(table([benchmark, *columns], rows))
     return "\n\n".join(parts)
 
 
-def losses(runs):
-    """Validation losses at each evaluation, the mean over seeds, and the worst seed at the end."""
+def losses(arms, runs):
+    """Validation losses at each evaluation: mean and standard deviation over seeds."""
     parts = []
-    for arm in dict.fromkeys(run.arm for run in runs):
+    for arm in arms:
         histories = [read(run.folder / "interaction.json")["history"]
                      for run in runs if run.arm == arm]
         steps = [f"{measured['step']:,}" for measured in histories[0]]
         rows = []
         for task in histories[0][0]["val"]:
-            at = zip(*[[measured["val"][task] for measured in history] for history in histories])
-            rows.append([task] + [spread(values) for values in at])
+            by_run = [[measured["val"][task] for measured in history] for history in histories]
+            rows.append([task] + [spread(values) for values in zip(*by_run, strict=True)])
         parts.append(table([arm, *steps], rows))
     return "\n\n".join(parts)
 
 
-def how_made(runs):
-    """The line on seeds, revision, machine and time."""
-    about = [read(run.about) for run in runs]
-    seeds = sorted({run.seed for run in runs})
+def how_made(command, runs):
+    """The line on the command, seeds, revision and machine."""
+    records = [read(run.record) for run in runs]
+    seeds = ", ".join(str(seed) for seed in sorted({run.seed for run in runs}))
 
     def all_of(name):
-        return ", ".join(sorted({str(one[name]) for one in about}))
+        return ", ".join(sorted({str(record[name]) for record in records}))
 
-    return (f"Seeds {', '.join(map(str, seeds))}; revision {all_of('revision')}; "
-            f"{all_of('cores')} cores of {all_of('machine')}, {all_of('jobs')} runs at a time; "
-            f"torch {all_of('torch')}; {all_of('date')}. After ± stands the standard deviation "
-            "over seeds, unless it says 95 %.")
+    days = sorted({record["begun"].split()[0] for record in records})
+    when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+    return (f"`{command}`: seeds {seeds}; revision {all_of('revision')}; {all_of('machine')}, "
+            f"{all_of('jobs')} runs at a time; torch {all_of('torch')}; {when}. After ± stands "
+            "the standard deviation over seeds, but where it says 95 %.")
 
 
-def rows_of_dots(measures, study, scores):
-    """What draw_dots() draws: [(label, {arm: values}, what is promised or None)]."""
+def rows_of_dots(study, scores):
+    """What draw_dots() draws: [(label, {arm: values}, what is promised of the mean, or None)]."""
     rows = []
-    for measure in measures:
+    promise = study.get("promise", {})
+    for measure in [*promise, *study.get("measures", {})]:
         values = {arm: list(values_of(scores, arm, measure).values()) for arm in study["arms"]}
-        line = study["promise"][measure][0] if "promise" in study else None
-        rows.append((title(measure), values, line))
+        if any(values.values()):
+            rows.append((title(measure), values, promise.get(measure, (None,))[0]))
     return rows

@@ -14,11 +14,13 @@ A study:
   arms       whose runs answer it; studies that share an arm share its runs
   seeds      how many: 0, 1, 2, ...
   promise    (if any) {measure: (what the mean is to reach, what every seed is to reach)}
-  claim      (if any) what a paper says, and where
-  rivals     (if any) [(arm, rival)]: the arm is claimed to be better
-  measures   (with rivals) {measure: the smallest difference worth having}
+  note       (if any) what a reader of the numbers should know
+  claim      (if any) what a paper says, and where; with it
+  rivals     [(arm, rival)]: the arm is claimed to be better
+  measures   {measure: the smallest difference worth having}
 
-A measure is "benchmark/column" as in scores.json. Of a loss or a distance less is better.
+A promise is of the first arm. A measure is "benchmark/column" as in scores.json; of a loss or a
+distance less is better.
 """
 
 ARMS = {
@@ -32,6 +34,7 @@ STUDIES = {
         "question": "Does the main job learn every skill, whatever the seed?",
         "arms": ["main"],
         "seeds": 5,
+        "note": "The recipe was chosen with seed 0 (skills.md); the other seeds are fresh.",
         "promise": {
             "summary/toy-GenEval": (.90, .87),
             "summary/answered": (.97, .97),

@@ -6,11 +6,14 @@ The studies themselves stand in lab/studies.py; read that first.
     python -m lab.study scores
     python -m lab.study scores --quick      # a tenth of the steps, for a lecture
 
-A run's folder is out/study/ARM-SEED, with ARM-SEED.log and ARM-SEED.json beside it, which says how
-it was made. What is there is not made again, so a study that was stopped goes on.
+A run's folder is out/study/ARM-SEED, with ARM-SEED.log beside it and ARM-SEED.json, its record:
+how it was made. What is there is not made again, so a study that was stopped goes on.
 """
+import hashlib
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 import time
@@ -20,18 +23,22 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from lab.report import write_report
+from data import checksum
+from lab.report import read, write_report
 from lab.studies import ARMS, STUDIES
-from tools.device import name_of_processor
+from systems.runs import was_scored
+from tools.device import find_device, name_of, name_of_processor
 from tools.faults import expect_faults
-from tools.files import save_json
+from tools.files import lock, save_json
 from tools.flags import Parser, speak_plainly
+from tools.processes import die_with_parent
 from toy.command import make_if_missing
 
 HERE = Path(__file__).parent.parent
 # what a run's numbers hang on, as git names files
 CODE = ("*.py", "assets/*.pt", "assets/*.json", "requirements.txt",
         ":!lab", ":!tests", ":!test_all.py")
+DATA = "data/toy-nano"
 
 
 @dataclass(eq=False)  # so that a run can be a key
@@ -40,26 +47,32 @@ class Run:
     arm: str
     seed: int
     folder: Path
-    words: list  # what train.py is started with
+    words: list            # what train.py is started with
     steps: int
-    start: Path | None  # the folder of the run that it starts from
+    source: object = None  # the Run that it starts from
 
     @property
-    def about(self):
-        """The file that says how it was made."""
+    def record(self):
         return Path(f"{self.folder}.json")
 
+    @property
+    def log(self):
+        return Path(f"{self.folder}.log")
+
     def is_done(self):
-        return (self.folder / "scores.json").exists()
+        return was_scored(self.folder)
+
+    def is_begun(self):
+        """Whether it left something to go on from."""
+        return any((self.folder / name).exists() for name in ("ckpt.pt", "ckpt-before.pt"))
 
     def steps_done(self):
-        """How far it is, by its log."""
+        """How far it is, by the bar in its log."""
         if self.is_done():
             return self.steps
-        file = self.folder / "log.csv"
-        lines = file.read_text().splitlines() if file.exists() else []
-        step = lines[-1].split(",")[0] if lines else ""
-        return int(step) if step.isdigit() else 0
+        said = self.log.read_text(errors="replace") if self.log.exists() else ""
+        shown = re.findall(rf"(\d+)/{self.steps} \[", said)
+        return int(shown[-1]) if shown else 0
 
 
 def main():
@@ -68,11 +81,13 @@ def main():
     p.add_argument("name", nargs="?", choices=STUDIES, help="which study")
     p.add_argument("--list", action="store_true", help="what each study asks, and how far it is")
     p.add_argument("--quick", action="store_true",
-                   help="a tenth of the steps and a small exam; the report goes to out/study/quick")
-    p.add_argument("--seeds", type=int, help="how many seeds (default: as many as the study says)")
+                   help="a tenth of the steps and a small exam; the page goes to out/study/quick")
+    p.add_argument("--seeds", type=int,
+                   help="how many seeds (default: as the study says; with another number the page "
+                        "goes to out/study, as it is not what was planned)")
     p.add_argument("--jobs", type=int, default=2, help="runs at a time, which share the cores")
     p.add_argument("--mix", action="store_true",
-                   help="one table of runs of several revisions of the code")
+                   help="take runs of several revisions of the code into one table")
     speak_plainly()
     expect_faults("take fewer --jobs")
     args = p.parse_args()
@@ -84,19 +99,24 @@ def main():
             sys.exit(f"--{flag} {value}: wanted is a number of at least 1")
 
     study = STUDIES[args.name]
-    runs = runs_of(study, args.seeds or study["seeds"], args.quick)
+    n_seeds = args.seeds or study["seeds"]
+    root = Path("out/study/quick" if args.quick else "out/study")
+    root.mkdir(parents=True, exist_ok=True)
+    if not lock(root):
+        sys.exit(f"{root}: another study runs there; wait for it")
+    runs = runs_of(study, n_seeds, root, args.quick)
     refuse_others(runs, args.mix)
     train_missing(runs, args.jobs)
-    folder = HERE / "results"
-    if args.quick:
-        folder = Path("out/study/quick")
-    write_report(args.name, study, runs, folder)
+    as_planned = n_seeds == study["seeds"] and not args.quick
+    folder = HERE / "results" if as_planned else root
+    command = " ".join(["python -m lab.study", *sys.argv[1:]])
+    write_report(args.name, study, runs, folder, command)
     print(f"written: {folder / args.name}.md and .png")
 
 
 def list_studies():
     for name, study in STUDIES.items():
-        runs = runs_of(study, study["seeds"], quick=False)
+        runs = runs_of(study, study["seeds"], Path("out/study"))
         done = sum(run.is_done() for run in runs)
         steps = sum(run.steps for run in runs)
         print(f"{name:12}{study['question']}\n{'':12}{done} of {len(runs)} runs are there, "
@@ -107,69 +127,76 @@ def list_studies():
 # which runs
 
 
-def runs_of(study, n_seeds, quick):
+def runs_of(study, n_seeds, root, quick=False):
     """The study's runs, seed by seed; what a run starts from stands before it."""
-    root = Path("out/study/quick" if quick else "out/study")
     runs = []
     for seed in range(n_seeds):
-        for arm in with_starts(study["arms"]):
-            runs.append(run_of(arm, seed, root, quick))
+        of_seed = {}
+        for arm in study["arms"]:
+            add_run(of_seed, arm, seed, root, quick)
+        runs += of_seed.values()
     return runs
 
 
-def with_starts(arms):
-    """Arms, and before each the one that it starts from."""
-    wanted = []
-    for arm in arms:
-        for name in (ARMS[arm].get("from"), arm):
-            if name and name not in wanted:
-                wanted.append(name)
-    return wanted
-
-
-def run_of(arm, seed, root, quick):
+def add_run(of_seed, arm, seed, root, quick):
+    """Adds a run to {arm: run}, after what it starts from, if they are not there. Returns it."""
+    if arm in of_seed:
+        return of_seed[arm]
     about = ARMS[arm]
     steps = about["steps"] // 10 if quick else about["steps"]
     folder = root / f"{arm}-{seed}"
-    start = root / f"{about['from']}-{seed}" if "from" in about else None
     words = [*about["flags"].split(), "--size", "nano", "--steps", str(steps),
              "--seed", str(seed), "--out", str(folder)]
+    source = None
+    if "from" in about:
+        source = add_run(of_seed, about["from"], seed, root, quick)
+        words += ["--init_from", str(source.folder)]
     if quick:
         words += ["--exam", "20"]
-    if start:
-        words += ["--init_from", str(start)]
-    return Run(arm, seed, folder, words, steps, start)
+    of_seed[arm] = Run(arm, seed, folder, words, steps, source)
+    return of_seed[arm]
 
 
 def refuse_others(runs, mix):
-    """Exits with one line if a run that is there was made with other flags or by other code."""
-    now = revision()
+    """Exits with one line if a run that is there is not what this study would make."""
+    missing = [run for run in runs if not run.is_done()]
+    revisions = {revision(): "this code"} if missing else {}
     for run in runs:
-        if not run.about.exists():
+        if not run.is_done() and not run.is_begun():
             continue
-        about = json.loads(run.about.read_text())
-        if about["words"] != run.words:
-            sys.exit(f"{run.folder}: was made with other flags ({' '.join(about['words'])}); "
-                     f"remove it and {run.about}, and it is made anew")
-        if about["revision"] != now and not mix:
-            sys.exit(f"{run.folder}: was made by revision {about['revision']}, this is {now}; "
-                     f"remove it and {run.about}, and it is made anew, or take both: --mix")
+        anew = f"remove it, and it is made anew: rm -r {run.folder}*"
+        if not run.record.exists():
+            sys.exit(f"{run.folder}: nothing says how it was made ({run.record} is missing); "
+                     f"{anew}")
+        record = read(run.record)
+        if record.get("words") != run.words:
+            sys.exit(f"{run.folder}: was made with other flags; {anew}")
+        if run.source and record.get("source") != read(run.source.record).get("begun"):
+            sys.exit(f"{run.folder}: started from {run.source.folder} before that was made anew; "
+                     f"{anew}")
+        revisions[record.get("revision")] = str(run.folder)
+    if len(revisions) > 1 and not mix:
+        who = ", ".join(f"{name} ({of_what})" for name, of_what in revisions.items())
+        sys.exit(f"runs of several revisions: {who}; remove the older, and they are made anew, or "
+                 "take all into one table: --mix")
 
 
 def revision():
     """
-    The last commit that changed what a run hangs on, with a + if it was changed since. No word on
-    the code if this is no repository.
+    The last commit that changed what a run hangs on, with some letters more if it was changed
+    since. "unknown" outside a repository.
     """
     last = git("log", "-1", "--format=%h", "--", *CODE)
-    if not last:
-        return "unknown"
-    return last + ("+" if git("status", "--porcelain", "--", *CODE) else "")
+    changed = git("diff", "HEAD", "--", *CODE)
+    if changed:
+        last += "+" + hashlib.sha256(changed.encode()).hexdigest()[:4]
+    return last or "unknown"
 
 
 def git(*words):
     try:
-        done = subprocess.run(["git", *words], cwd=HERE, capture_output=True, text=True)
+        done = subprocess.run(["git", *words], cwd=HERE, capture_output=True, text=True,
+                              errors="replace")
     except FileNotFoundError:
         return ""
     return done.stdout.strip()
@@ -180,62 +207,88 @@ def git(*words):
 
 
 def train_missing(runs, jobs):
-    """Runs what is not there yet, some at a time, and a run after what it starts from."""
+    """
+    Runs what is not there yet, some at a time, and a run after what it starts from. If one fails
+    the others go on; then it exits with one line.
+    """
     waiting = [run for run in runs if not run.is_done()]
     if not waiting:
         return
-    make_if_missing("data/toy-nano", "nano")
-    Path(runs[0].folder).parent.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    make_if_missing(DATA, "nano")
+    code = revision()
+    active = {}  # run: its process
+    failed = []
     bar = tqdm(total=sum(run.steps for run in runs), desc="study", unit=" steps", smoothing=.05,
                initial=sum(run.steps_done() for run in runs))
-    active = []  # (run, its process)
-    try:
-        while waiting or active:
-            for run in list(waiting):
-                ready = run.start is None or (run.start / "scores.json").exists()
-                if ready and len(active) < jobs:
-                    waiting.remove(run)
-                    active.append((run, start(run, jobs)))
-            time.sleep(1)
-            active = [(run, process) for run, process in active if not has_ended(run, process)]
-            bar.update(sum(run.steps_done() for run in runs) - bar.n)
-    except BaseException as e:  # a run that failed, or Ctrl-C: the others save, and end
-        for _, process in active:
-            process.terminate()
-        for _, process in active:
-            process.wait()
-        if isinstance(e, KeyboardInterrupt):
-            sys.exit("\nstopped; the same command goes on")
-        raise
-    finally:
-        bar.close()
+    while active or any(can_start(run) for run in waiting):
+        for run in [run for run in waiting if can_start(run)]:
+            if len(active) < jobs:
+                waiting.remove(run)
+                active[run] = launch(run, jobs, code)
+        time.sleep(2)
+        for run, process in list(active.items()):
+            if process.poll() is not None:
+                del active[run]
+                if not run.is_done():
+                    failed.append(f"{run.folder}: {why(run, process)}")
+        bar.update(sum(run.steps_done() for run in runs) - bar.n)
+    bar.close()
+    if failed:
+        sys.exit(f"{'; '.join(failed)}. All that was said stands in the .log beside; the same "
+                 "command tries again")
 
 
-def start(run, jobs):
-    """A process that trains a run, or goes on with it."""
+def stop(*_):
+    """Ctrl-C, or kill. The trainings end with this process (see launch), and can be resumed."""
+    sys.exit("\nstopped; the same command goes on")
+
+
+def can_start(run):
+    return run.source is None or run.source.is_done()
+
+
+def launch(run, jobs, code):
+    """A process that trains a run, or goes on with it. It ends when this one does."""
+    if revision() != code:
+        sys.exit("\nthe code was changed since this study was started; the same command says what "
+                 "can be done")
     words = run.words
-    if (run.folder / "ckpt.pt").exists():
+    if run.is_begun():
         words = ["--out", str(run.folder), "--resume"]
-    save_json(run.about, {
-        "revision": revision(), "words": run.words, "machine": name_of_processor(),
-        "cores": os.cpu_count(), "jobs": jobs, "torch": torch.__version__,
-        "date": time.strftime("%d %B %Y")})
+        record = read(run.record)
+        if record["revision"] != code:  # with --mix
+            save_json(run.record, record | {"revision": f"{record['revision']}, {code}"})
+    else:
+        save_json(run.record, record_of(run, jobs, code))
     threads = max(1, os.cpu_count() // jobs)
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    with open(f"{run.folder}.log", "a") as log:
+    with open(run.log, "w", encoding="utf-8") as log:
         return subprocess.Popen([sys.executable, HERE / "train.py", *words], env=environment,
-                                stdout=log, stderr=log, start_new_session=True)
+                                stdout=log, stderr=log, preexec_fn=die_with_parent)
 
 
-def has_ended(run, process):
-    """Exits with one line if it failed."""
-    if process.poll() is None:
-        return False
-    if process.returncode:
-        log = Path(f"{run.folder}.log")
-        last = log.read_text().strip().splitlines()[-1:]
-        sys.exit(f"{run.folder}: {''.join(last)} (all that it said: {log})")
-    return True
+def record_of(run, jobs, code):
+    """How a run is made."""
+    device = find_device()
+    machine = f"{os.cpu_count()} cores of {name_of_processor()}"
+    if device != "cpu":
+        machine = name_of(device)
+    return {
+        "words": run.words, "revision": code, "data": checksum(Path(DATA) / "meta.json"),
+        "source": read(run.source.record)["begun"] if run.source else None,
+        "begun": time.strftime("%Y-%m-%d %H:%M:%S"), "machine": machine, "jobs": jobs,
+        "torch": torch.__version__}
+
+
+def why(run, process):
+    """Why a run failed: the last line that it said, its bar apart."""
+    if process.returncode < 0:
+        return f"was ended by {signal.Signals(-process.returncode).name}"
+    said = run.log.read_text(errors="replace").replace("\r", "\n").splitlines()
+    said = [line.strip() for line in said if line.strip() and "%|" not in line]
+    return said[-1] if said else f"ended with {process.returncode}"
 
 
 if __name__ == "__main__":

@@ -1,60 +1,83 @@
 """
 tests/test_study.py: the laws of lab/study.py and lab/report.py. A study here trains by a little
-script that writes what train.py would.
+script that leaves what train.py would.
 """
 import json
+import math
+import subprocess
 import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from exam.questions import EXTRA, GENEVAL, MME, MMVP
 from lab import study
-from lab.report import interval, verdict
+from lab.report import T95, interval, is_kept, verdict
+from toy.words import KINDS
 
 TRAIN = """
-import json, pathlib, sys
-words = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+import json, pathlib, sys, time
+words = dict(zip(sys.argv[1::2], sys.argv[2::2] + [""]))
+out = pathlib.Path(words["--out"])
+with open("said", "a") as f:
+    print("begins", out.name, "resumes" if "--resume" in sys.argv else "", file=f)
 if "--fail" in words:
-    sys.exit("no luck today")
+    print("train:  30%|###   | 3/10 [00:01<00:02]", end=chr(13))
+    print("no luck today")
+    sys.exit("train:  30%|###   | 3/10 [00:01<00:02]")
 if "--init_from" in words:
     assert pathlib.Path(words["--init_from"], "scores.json").exists(), "too early"
-out = pathlib.Path(words["--out"])
-out.mkdir()
+out.mkdir(exist_ok=True)
+if "--resume" in sys.argv:
+    words = json.loads((out / "ckpt.pt").read_text())
+else:
+    (out / "ckpt.pt").write_text(json.dumps(words))
+    if "--stop" in words:
+        sys.exit("stopped")
+time.sleep(.3)
 steps, seed = int(words["--steps"]), int(words["--seed"])
 right = .9 + .01 * seed + float(words.get("--gain", 0))
-(out / "log.csv").write_text("step,loss" + chr(10) + f"{steps},1")
 history = [{"step": step, "val": {"generate": 1.5 - right}} for step in (0, steps)]
 (out / "interaction.json").write_text(json.dumps({"history": history}))
+summary = {"answered": {"run": right, "chance": .25}}
+if "--gain" in words:
+    summary["more"] = {"run": .123}
 (out / "scores.json").write_text(json.dumps({
-    "summary": {"answered": {"run": right, "chance": .25}},
-    "loss": {"generate": {"run": 1.5 - right}}}))
-with open("started", "a") as f:
-    print(out.name, file=f)
+    "summary": summary, "loss": {"generate": {"run": 1.5 - right}}}))
+with open("said", "a") as f:
+    print("ends", out.name, file=f)
 """
 
 ARMS = {"plain": {"flags": "", "steps": 100},
         "better": {"flags": "--gain 0.05", "steps": 40, "from": "plain"},
-        "broken": {"flags": "--fail yes", "steps": 100}}
+        "stops": {"flags": "--stop yes", "steps": 100},
+        "fails": {"flags": "--fail yes", "steps": 100}}
 STUDIES = {
     "promise": {"question": "Is it right?", "arms": ["plain"], "seeds": 3,
-                "promise": {"summary/answered": (.9, .905)}},
+                "promise": {"summary/answered": (.91, .905), "loss/generate": (.6, .6)}},
     "rivals": {"question": "Is it better?", "arms": ["plain", "better"], "seeds": 3,
                "claim": "It is.", "rivals": [("better", "plain")],
-               "measures": {"summary/answered": .01, "loss/generate": .01}},
-    "fails": {"question": "Does it end?", "arms": ["broken"], "seeds": 2}}
+               "measures": {"summary/answered": .01, "loss/generate": .01, "summary/other": .01}},
+    "stops": {"question": "Does it go on?", "arms": ["stops"], "seeds": 1,
+              "promise": {"summary/answered": (.5, .5)}},
+    "fails": {"question": "Does it end?", "arms": ["fails", "plain"], "seeds": 2,
+              "promise": {"summary/answered": (.5, .5)}}}
 
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A folder with a train.py and studies of its own; study(...) runs there."""
+    """A folder with a train.py and studies of its own."""
     (tmp_path / "train.py").write_text(TRAIN)
+    (tmp_path / "data/toy-nano").mkdir(parents=True)
+    (tmp_path / "data/toy-nano/meta.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(study, "HERE", tmp_path)
     monkeypatch.setattr(study, "ARMS", ARMS)
     monkeypatch.setattr(study, "STUDIES", STUDIES)
     monkeypatch.setattr(study, "revision", lambda: "abc")
-    monkeypatch.setattr(study, "make_if_missing", lambda *_: None)
+    monkeypatch.setattr(study, "lock", lambda _: True)
+    monkeypatch.setattr(study.signal, "signal", lambda *_: None)
     monkeypatch.setattr(study.time, "sleep", lambda _, wait=study.time.sleep: wait(.02))
     return tmp_path
 
@@ -68,58 +91,182 @@ def run(monkeypatch, *words):
         return e.code
 
 
+def begun(place):
+    lines = (place / "said").read_text().splitlines()
+    return [line.removeprefix("begins ").strip() for line in lines if line.startswith("begins")]
+
+
+def remove(folder):
+    for file in folder.iterdir():
+        file.unlink()
+    folder.rmdir()
+
+
+# ---------------------------------------------------------------------------------------------
+# running
+
+
 def test_a_study_runs_what_is_missing_and_no_more(place, monkeypatch):
     assert run(monkeypatch, "promise") is None
-    assert len((place / "started").read_text().split()) == 3
-    (place / "out/study/plain-1/scores.json").unlink()
-    (place / "out/study/plain-1/log.csv").unlink()
-    (place / "out/study/plain-1/interaction.json").unlink()
-    (place / "out/study/plain-1").rmdir()
+    assert sorted(begun(place)) == ["plain-0", "plain-1", "plain-2"]
+    remove(place / "out/study/plain-1")
     assert run(monkeypatch, "promise") is None
-    assert (place / "started").read_text().split()[3:] == ["plain-1"]
+    assert begun(place)[3:] == ["plain-1"]
     assert run(monkeypatch, "promise") is None
-    assert len((place / "started").read_text().split()) == 4
+    assert len(begun(place)) == 4
+
+
+def test_a_run_that_was_stopped_goes_on(place, monkeypatch):
+    assert "stopped" in run(monkeypatch, "stops")
+    assert run(monkeypatch, "stops") is None
+    assert begun(place) == ["stops-0", "stops-0 resumes"]
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_as_many_runs_at_a_time_as_there_are_jobs(place, monkeypatch, jobs):
+    run(monkeypatch, "promise", "--jobs", str(jobs))
+    at_a_time = most = 0
+    for line in (place / "said").read_text().splitlines():
+        at_a_time += 1 if line.startswith("begins") else -1
+        most = max(most, at_a_time)
+    assert most == jobs
+
+
+def test_studies_share_the_runs_of_an_arm(place, monkeypatch):
+    run(monkeypatch, "promise")
+    run(monkeypatch, "rivals")
+    assert len(begun(place)) == len(set(begun(place))) == 6
+
+
+def test_a_run_that_fails_says_why_and_stops_no_other(place, monkeypatch):
+    said = run(monkeypatch, "fails")
+    assert "fails-0: no luck today; out/study/fails-1: no luck today" in said
+    assert "\n" not in said
+    for name in ("plain-0", "plain-1"):
+        assert (place / "out/study" / name / "scores.json").exists()
+
+
+# ---------------------------------------------------------------------------------------------
+# what is not mixed
+
+
+def test_runs_of_other_code_are_not_mixed(place, monkeypatch):
+    run(monkeypatch, "promise")
+    monkeypatch.setattr(study, "revision", lambda: "def")
+    assert run(monkeypatch, "promise") is None, "all are there, and of one revision"
+    remove(place / "out/study/plain-1")
+    assert "def (this code), abc (out/study/plain-2)" in run(monkeypatch, "promise")
+    assert run(monkeypatch, "promise", "--mix") is None
+    assert "revision abc, def;" in (place / "results/promise.md").read_text()
+
+
+def test_a_run_of_other_flags_or_none_that_are_known_is_refused(place, monkeypatch):
+    run(monkeypatch, "promise")
+    record = place / "out/study/plain-0.json"
+    record.write_text(record.read_text().replace('"100"', '"200"'))
+    assert "other flags" in run(monkeypatch, "promise")
+    record.unlink()
+    assert "nothing says how it was made" in run(monkeypatch, "promise")
+
+
+def test_a_branch_of_weights_that_were_made_anew_is_refused(place, monkeypatch):
+    run(monkeypatch, "rivals")
+    record = place / "out/study/plain-0.json"
+    about = json.loads(record.read_text())
+    record.write_text(json.dumps(about | {"begun": "later"}))
+    assert "before that was made anew" in run(monkeypatch, "rivals")
+
+
+def test_the_revision_is_that_of_the_code_not_of_words_about_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "HERE", tmp_path)
+
+    def git(*words):
+        subprocess.run(["git", "-c", "user.name=x", "-c", "user.email=x", *words], cwd=tmp_path,
+                       check=True, capture_output=True)
+
+    def commit(name, text):
+        (tmp_path / name).write_text(text)
+        git("add", "-A")
+        git("commit", "-m", name)
+
+    git("init")
+    commit("model.py", "1")
+    first = study.revision()
+    commit("README.md", "words")
+    assert study.revision() == first
+    (tmp_path / "model.py").write_text("2")
+    changed = study.revision()
+    (tmp_path / "model.py").write_text("3")
+    assert len({first, changed, study.revision()}) == 3
+    commit("model.py", "4")
+    assert study.revision() not in (first, changed)
+    assert "+" not in study.revision()
+
+
+# ---------------------------------------------------------------------------------------------
+# the page
 
 
 def test_a_page_says_what_is_promised_and_kept(place, monkeypatch):
     run(monkeypatch, "promise")
     page = (place / "results/promise.md").read_text()
-    assert "| answered | 0.900 | 0.905 | 0.910 ± 0.010 | 0.900 | **broken** |" in page
+    assert "| answered | 0.910 | 0.905 | 0.910 ± 0.010 | 0.900 | **broken** |" in page
+    assert "| loss: generate | 0.600 | 0.600 | 0.590 ± 0.010 | 0.600 | kept |" in page
     assert "| chance | 0.250 |" in page
-    assert Image.open(place / "results/promise.png").width > 500
+    assert "| generate | 0.590 ± 0.010 | 0.590 ± 0.010 |" in page
+
+
+def test_a_promise_is_of_the_mean_and_of_each_seed():
+    values = {0: .9, 1: .95}
+    assert is_kept(values, .92, .9, 1)
+    assert not is_kept(values, .93, .9, 1)
+    assert not is_kept(values, .92, .91, 1)
+    assert is_kept(values, .93, .95, -1)
+    assert not is_kept(values, .92, .95, -1)
 
 
 def test_arms_are_compared_seed_by_seed(place, monkeypatch):
     """Both arms' seeds differ by 0.01, their difference not at all: pairing takes that out."""
     assert run(monkeypatch, "rivals") is None
     page = (place / "results/rivals.md").read_text()
-    assert ("| answered | 0.910 ± 0.010 | 0.960 ± 0.010 | +0.0500 ± 0.0000 | 0.010 | reproduced |"
-            in page)
-    assert ("| loss: generate | 0.590 ± 0.010 | 0.540 ± 0.010 | -0.0500 ± 0.0000 | 0.010 | "
+    assert ("| answered | 0.910 ± 0.010 | 0.960 ± 0.010 | 3 | +0.0500 ± 0.0000 | 0.010 | "
             "reproduced |" in page)
+    assert ("| loss: generate | 0.590 ± 0.010 | 0.540 ± 0.010 | 3 | -0.0500 ± 0.0000 | 0.010 | "
+            "reproduced |" in page)
+    assert "| other |  |  | 0 | not measured | 0.010 |  |" in page
+    assert "| **better** | 0.960 ± 0.010 | 0.123 ± 0.000 |" in page
 
 
-def test_studies_share_the_runs_of_an_arm(place, monkeypatch):
-    run(monkeypatch, "promise")
+def test_what_was_not_planned_is_no_result(place, monkeypatch):
+    """With fewer seeds the worst of them is better."""
+    run(monkeypatch, "promise", "--seeds", "2")
+    assert (place / "out/study/promise.md").exists()
+    run(monkeypatch, "promise", "--quick")
+    assert (place / "out/study/quick/promise.md").exists()
+    assert '"--steps": "10"' in (place / "out/study/quick/plain-0/ckpt.pt").read_text()
+    assert not (place / "results").exists()
+
+
+def test_every_run_is_a_dot(place, monkeypatch):
     run(monkeypatch, "rivals")
-    started = (place / "started").read_text().split()
-    assert sorted(started) == sorted(set(started))
+    drawn = np.asarray(Image.open(place / "results/rivals.png").convert("RGB")).astype(int)
+    blue = drawn[:, :, 2] - drawn[:, :, 0] > 80
+    orange = drawn[:, :, 0] - drawn[:, :, 2] > 80
+    assert blue.sum() > 100 and orange.sum() > 100
 
 
-def test_runs_of_other_code_or_flags_are_not_mixed(place, monkeypatch):
+@pytest.mark.parametrize("name", ["plain-0.json", "plain-1/scores.json", "plain-2/interaction.json"])
+def test_a_damaged_file_is_named_in_one_line(place, monkeypatch, name):
     run(monkeypatch, "promise")
-    monkeypatch.setattr(study, "revision", lambda: "def")
-    assert "revision abc, this is def" in run(monkeypatch, "promise")
-    assert run(monkeypatch, "promise", "--mix") is None
-    about = place / "out/study/plain-0.json"
-    about.write_text(about.read_text().replace("100", "200"))
-    assert "other flags" in run(monkeypatch, "promise", "--mix")
-
-
-def test_a_run_that_fails_ends_the_study_in_one_line(place, monkeypatch):
-    said = run(monkeypatch, "fails")
-    assert "no luck today" in said
+    monkeypatch.setattr(study, "was_scored", lambda _: True)
+    (place / "out/study" / name).write_text("{")
+    said = run(monkeypatch, "promise")
+    assert f"out/study/{name}: cannot be read" in said
     assert "\n" not in said
+
+
+# ---------------------------------------------------------------------------------------------
+# statistics
 
 
 def test_an_interval_holds_the_truth_in_19_of_20_cases():
@@ -131,17 +278,40 @@ def test_an_interval_holds_the_truth_in_19_of_20_cases():
     assert .94 < held / 4000 < .96
 
 
-@pytest.mark.parametrize("gain, half, said", [
-    (.03, .02, "reproduced"), (.002, .001, "reproduced"), (.01, .02, "unclear"),
-    (.0, .005, "refuted"), (-.03, .02, "refuted"), (0., float("inf"), "unclear")])
-def test_a_verdict_goes_by_the_interval(gain, half, said):
-    assert verdict(gain, half, worth=.01) == said
+def test_the_table_of_student_s_t_is_right():
+    """By integrating its density: 95 % lie between -t and t."""
+    for df, t in enumerate(T95, 1):
+        x = np.linspace(-t, t, 20_001)
+        log_c = math.lgamma((df + 1) / 2) - math.lgamma(df / 2) - .5 * math.log(df * math.pi)
+        density = np.exp(log_c - (df + 1) / 2 * np.log1p(x ** 2 / df))
+        assert abs(np.trapezoid(density, x) - .95) < 1e-4
 
 
-def test_every_study_of_ours_can_be_planned():
-    for about in study.STUDIES.values():
-        runs = study.runs_of(about, about["seeds"], quick=True)
-        assert {one.arm for one in runs} >= set(about["arms"])
-        assert len({one.folder for one in runs}) == len(runs)
-        for one in runs:
-            assert one.start is None or one.start in [other.folder for other in runs]
+@pytest.mark.parametrize("gain, half, n, said", [
+    (.03, .02, 5, "reproduced"), (.002, .001, 5, "reproduced, but not worth having"),
+    (.01, .02, 5, "unclear"), (0., .005, 5, "refuted"), (-.03, .02, 5, "refuted"),
+    (.03, 0., 2, "unclear")])
+def test_a_verdict_goes_by_the_interval(gain, half, n, said):
+    assert verdict(gain, half, .01, n) == said
+
+
+# ---------------------------------------------------------------------------------------------
+# our own studies
+
+
+@pytest.mark.parametrize("name", study.STUDIES)
+def test_every_study_of_ours_measures_what_there_is(name, tmp_path):
+    about = study.STUDIES[name]
+    runs = study.runs_of(about, about["seeds"], tmp_path)
+    assert len({one.folder for one in runs}) == len(runs)
+    for place, one in enumerate(runs):
+        assert one.source is None or one.source in runs[:place]
+    summary = ("toy-GenEval", "toy-POPE F1", "toy-MME", "toy-MMVP", "answered")
+    losses = ("generate", "understand")
+    columns = {"summary": summary, "toy-GenEval": GENEVAL + EXTRA, "answered": KINDS,
+               "toy-MME": MME, "toy-MMVP": MMVP, "loss": losses, "distance": losses}
+    for measure in [*about.get("promise", ()), *about.get("measures", ())]:
+        benchmark, column = measure.split("/")
+        assert column in columns[benchmark]
+    for arm, rival in about.get("rivals", ()):
+        assert {arm, rival} <= set(about["arms"])

@@ -354,6 +354,16 @@ def test_a_resumed_run_takes_no_other_flags(trained):
     assert "this run is finished" in run("train.py", "--out", trained, "--resume", "--no-compile")
 
 
+def test_a_run_that_was_stopped_in_its_exam_is_examined_again(trained, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(trained, out)
+    scores = (out / "scores.json").read_text()
+    (out / "scores.json").unlink()
+    assert run("train.py", "--out", out, "--resume") is None
+    assert same(weights(out), weights(trained))
+    assert json.loads((out / "scores.json").read_text()) == json.loads(scores)
+
+
 def test_what_is_there_is_not_written_over(toy, trained):
     before = {file: file.read_bytes() for file in trained.iterdir() if file.is_file()}
     for flags in ((), ("--init_from", trained)):

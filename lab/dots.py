@@ -1,15 +1,17 @@
 """
-tools/dots.py: the picture of a study, a row a measure, a dot a run, drawn with Pillow.
+lab/dots.py: the picture of a study, a row a measure, a dot a run, drawn with Pillow.
 
 A row is (label, {arm: [values]}, promised): promised is where a mark stands, or None. Each row has
-its own axis, from the least of its numbers to the greatest.
+its own axis, from the least of its numbers to the greatest, but at least a twentieth of that wide,
+so that what hardly differs lies close.
 """
 from tools.curves import GRID, INK, Pen
 
+# of the arms
 HUES = ((31, 98, 180), (217, 95, 2), (34, 139, 84), (150, 60, 160), (120, 120, 126))
 
 # pixels
-LABEL = 190     # the column of labels
+LABEL = 210     # the column of labels
 ROW = 34        # the height of a row with one arm
 ARM = 14        # and of each more
 WIDTH = 430     # of the axes
@@ -34,7 +36,8 @@ def draw_row(pen, top, height, row):
     numbers = [value for of_arm in values.values() for value in of_arm]
     if promised is not None:
         numbers.append(promised)
-    low, high = min(numbers), max(numbers)
+    high = max(numbers)
+    low = min(*numbers, high - abs(high) / 20)
     left = LABEL + END
     middle = top + height / 2
 
