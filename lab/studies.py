@@ -25,6 +25,7 @@ distance less is better.
 
 ARMS = {
     "main": {"flags": "--aia 0.1", "steps": 5200},
+    "without": {"flags": "", "steps": 2080, "from": "main"},  # its second phase, without AIA
 }
 
 KINDS = ("existence", "count", "color", "shape", "place", "position", "describe")
@@ -42,6 +43,20 @@ STUDIES = {
             "summary/toy-MME": (950, 950),
             "summary/toy-MMVP": (.95, .95),
             "toy-GenEval/held-out": (.50, .50),
+        },
+    },
+    "aia": {
+        "question": "Does AIA move the curves, and does it help?",
+        "arms": ["main", "without"],
+        "seeds": 5,
+        "claim": "AIA brings the curves of a network that does both tasks to those of single-task "
+                 "networks, and improves both tasks (arXiv 2511.22663, figure 5 and table 2).",
+        "rivals": [("main", "without")],
+        "measures": {
+            "distance/generate": .01, "distance/understand": .01,
+            "loss/generate": .002, "loss/understand": .002,
+            "summary/toy-GenEval": .01, "summary/toy-POPE F1": .005, "summary/toy-MME": 10,
+            "summary/toy-MMVP": .02, "summary/answered": .01, "toy-GenEval/held-out": .02,
         },
     },
 }

@@ -165,6 +165,15 @@ def test_held_out_pairs_are_shown_but_never_named():
     assert shown == set(HELD_OUT)
 
 
+def test_every_picture_of_a_held_out_pair_can_be_drawn():
+    """It is of image tokens that training pictures have: none fails for want of a token."""
+    tok = data.load_tokenizer(data.ASSETS / "tokenizer-48.pt")
+    told = build.make_up(build.Span("train", 0, 4000), 0, np.random.default_rng(0))
+    in_training = set(tok.encode(render_all([t.scene for t in told])).flatten().tolist())
+    for codes in tok.encode(render_all(make_scenes(500, 12, held_out=True))):
+        assert set(codes.tolist()) <= in_training
+
+
 def test_held_out_pairs_are_never_asked_for_in_vain():
     """Or a network would learn to say no to what it never hears named."""
     never = set()
