@@ -4,6 +4,7 @@ conversation goes on.
 """
 import errno
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -12,13 +13,14 @@ from PIL import Image
 
 from data import load_tokenizer
 from exam.questions import SEED, geneval_prompts
-from lab import bench, cost, sampling
+from lab import bench, conflict, cost, sampling
 from lab.bench import Plain, loss_of, random_batch
 from lab.conversation import converse
 from lab.curves import mean_run
 from lab.speed import compare
 from model import PRESETS, Config
 from systems import build
+from systems.runs import load_model
 from tests.common import as_if_trained_for, run, small_model
 from tools.muon import optimizers
 from toy.world import Object, render, render_all
@@ -61,6 +63,52 @@ def test_a_cost_step_teaches_every_weight():
         cost.take_step(model, optimizers(model, .1), batches, "cpu", "float32")
         still = [name for name, p in model.named_parameters() if torch.equal(p, before[name])]
         assert not still or arch in ("utamoe", "moe"), "idle experts may stay"
+
+
+def test_tasks_that_pull_apart_are_in_conflict_and_those_that_do_not_are_not():
+    """By task the cosine is that of what each wants; at random what both want together stays."""
+    torch.manual_seed(0)
+    want = torch.randn(2, 4000) / 4000 ** .5  # near orthogonal, of length 1
+
+    def cosines(drawn, seen, noise=0.):
+        halves = [pull + noise * torch.randn(4000) / 4000 ** .5
+                  for pull in (drawn, drawn, seen, seen)]
+        numbers = conflict.compare(*[{"x": half} for half in halves])["x"]
+        return numbers["task"], numbers["random"]
+
+    assert cosines(want[0], want[0]) == pytest.approx((1, 1))
+    by_task, at_random = cosines(want[0], want[1])
+    assert abs(by_task) < .05 and at_random == pytest.approx(1)
+    by_task, _ = cosines(want[0], want[1] - want[0])
+    assert by_task < -.6
+    by_task, at_random = cosines(want[0], want[0], noise=3.)
+    assert abs(by_task - at_random) < .1 and at_random < .3
+
+
+def test_a_gradient_is_that_of_the_mean_over_rows(trained, toy):
+    """So halves of a draw make up the whole, whatever a row's length."""
+    model = load_model(trained, "cpu")[0]
+    rows = np.arange(6)
+    whole = conflict.gradient(model, toy, "understand", rows)
+    parts = [conflict.gradient(model, toy, "understand", part) for part in (rows[:3], rows[3:])]
+    assert len(whole) == model.config.n_layer * len(conflict.MATRICES)
+    for place, own in whole.items():
+        torch.testing.assert_close(own, (parts[0][place] + parts[1][place]) / 2)
+
+
+def test_conflict_is_measured_where_the_second_phase_began_and_at_the_end(trained, monkeypatch,
+                                                                         tmp_path, capsys):
+    out = tmp_path / "run"
+    shutil.copytree(trained, out)
+    monkeypatch.setattr("sys.argv", ["conflict", str(out), "--draws", "1", "--rows", "4"])
+    conflict.main()
+    said = capsys.readouterr().out
+    assert "second phase: cosine" in said and "end: cosine" in said
+    measured = json.loads((out / "conflict.json").read_text())
+    for of_layer in measured["end"]:
+        for numbers in of_layer.values():
+            assert -1 <= numbers["task"] <= 1 and numbers["ratio"] > 0
+    assert Image.open(out / "conflict.png").width > 400
 
 
 def test_all_ways_of_the_bench_compute_the_same_loss_but_for_aia():
