@@ -90,9 +90,10 @@ PAPER = {
 }
 
 
-def reference(kind, n_layer, size=None, steps=None, dataset=None, device="cpu"):
+def reference(kind, n_layer, size=None, steps=None, dataset=None, device="cpu", control=None):
     """
-    The targets for a network of n_layer layers; {} if there are none yet.
+    The targets for a network of n_layer layers, changed as controlled() says; {} if there are none
+    yet.
 
       paper    the published table: layer i of n has the row of Emu3's layer 32 i / n
       small    those of single-task networks as small as this one. They ship for the toy world; for
@@ -105,14 +106,34 @@ def reference(kind, n_layer, size=None, steps=None, dataset=None, device="cpu"):
         curves = small_curves(dataset, size, steps)
     else:
         curves = measured_curves(kind.split(","), dataset, device)
-    if not curves:
-        return {}
-    targets = {"name": kind}
-    for task, curve in curves.items():
+    return targets_of(kind, curves, n_layer, control) if curves else {}
+
+
+def targets_of(name, curves, n_layer, control=None):
+    """Curves {task: [L]} as the targets for a network of n_layer layers."""
+    targets = {"name": name}
+    for task, curve in controlled(curves, control).items():
         curve = at_depth(curve, n_layer)
         target, threshold = in_ranges(curve)
         targets[task] = {"curve": curve, "target": target, "threshold": threshold}
     return targets
+
+
+def controlled(curves, control):
+    """
+    Is it a curve's content that helps, or would any restraint do? {task: [L]} as a control has it:
+
+      swapped   each task has the other's curve
+      permuted  each layer has the value of the one half the depth away
+      constant  each layer has the curve's mean
+    """
+    if control == "swapped":
+        return dict(zip(curves, reversed(curves.values())))
+    if control == "permuted":
+        return {task: np.roll(curve, len(curve) // 2).tolist() for task, curve in curves.items()}
+    if control == "constant":
+        return {task: [float(np.mean(curve))] * len(curve) for task, curve in curves.items()}
+    return curves
 
 
 def paper_targets(n_layer):

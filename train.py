@@ -18,6 +18,7 @@ and AIA acts. (A preset's stages are something else: which weights train, and fo
 The file runs from top to bottom. Its flags are in systems/flags.py, what several processes need in
 tools/processes.py, whose functions do nothing for one.
 """
+import json
 import shutil
 import signal
 import sys
@@ -89,7 +90,16 @@ def train_reference(task, known):
 
 def look_up_reference():
     """The curves that are aimed at; {} if they are to be trained first. See aia.py."""
-    return aia.reference(args.reference, config.n_layer, args.size, args.steps, data, device)
+    if args.reference != "own":
+        return aia.reference(args.reference, config.n_layer, args.size, args.steps, data, device,
+                             args.control)
+    file = out / "interaction.json"
+    if args.resume and not file.exists():
+        sys.exit(f"{file}: is missing, and with it the curves that the run aims at; train it again")
+    if args.resume:  # its own have moved on since
+        return json.loads(file.read_text())["reference"]
+    curves = {task: curve["mean"] for task, curve in aia.measure(model, data).items()}
+    return aia.targets_of("own", curves, config.n_layer, args.control)
 
 
 # flags

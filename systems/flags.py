@@ -82,7 +82,11 @@ def add_training(parser):
         help="folder of a run to start from: its weights at the end of its first phase; for "
              "another --arch, whose copies start from them, one without copies")
     add("--reference", default="small",
-        help="whose curves are the target: small | paper | a run's folder (or two: OUT1,OUT2)")
+        help="whose curves are the target: small | paper | own (those of --init_from) | a run's "
+             "folder (or two: OUT1,OUT2)")
+    add("--control", choices=("swapped", "permuted", "constant"),
+        help="what is made of the reference's curves, to tell whether their content matters: the "
+             "other task's, another layer's, their mean")
     add("--task", choices=("both",) + TASKS, default="both", help="train on both tasks or on one")
     add("--ratio",
         help=f"generate:understand rows in a batch (default: {RATIO}, or what a stage says)")
@@ -137,6 +141,7 @@ def read_flags():
         take_from_run(args)
     check_numbers(args)
     check_ratio(args)
+    check_reference(args)
     check_dial(args)
     args.device = find_device(args.device)
     fill_in(args)
@@ -203,6 +208,16 @@ def check_ratio(args):
     if 0 in [int(number) for number in ratio.split(":")]:
         sys.exit(f"--ratio {ratio}: leaves a task without rows; wanted is generate:understand, "
                  "both at least 1, or one --task")
+
+
+def check_reference(args):
+    if args.reference == "own" and not args.init_from:
+        sys.exit("--reference own: is the curves of the network that --init_from names; name one")
+    if args.control and args.reference == "paper":
+        sys.exit("--control: is of measured curves, and --reference paper is a table; take another "
+                 "reference")
+    if args.control == "swapped" and args.task != "both":
+        sys.exit(f"--control swapped: is of two tasks, and --task {args.task} trains one")
 
 
 def dial_of(args):

@@ -21,6 +21,7 @@ import sample
 from data import TASKS, load_dataset
 from model import PRESETS, SECOND_COPIES, Config, Transformer
 from systems import build
+from systems.runs import load_model
 from tests.common import (HERE, as_if_trained_for, free_ports, names_of, run, same, short_run,
                           train, weights)
 from tools.muon import Muon
@@ -152,6 +153,48 @@ def test_a_run_may_be_the_reference_for_what_it_was_trained_on(toy, trained, net
     out = as_if_trained_for("generate", trained, tmp_path / "run")
     assert aia.reference(str(out), 6, dataset=toy).keys() == {"name", "generate"}
     assert aia.reference(f"{out},{trained}", 6, dataset=toy).keys() == {"name", *TASKS}
+
+
+def test_a_network_may_be_held_to_its_own_curves(toy, trained, tmp_path, quick, monkeypatch):
+    """To those that it starts from, and still to those when it is resumed."""
+    out = tmp_path / "run"
+    flags = ("--init_from", trained, "--reference", "own", "--aia", 1, "--eval_every", 10)
+    with monkeypatch.context() as patch:
+        patch.setattr(Muon, "step", interrupt_at(15))
+        assert "stopped" in train(toy, out, *flags)
+    assert run("train.py", "--out", out, "--resume") is None
+    begun = load_model(trained, "cpu", "pretrained.pt")[0]
+    about = json.loads((out / "interaction.json").read_text())
+    for task, measured in aia.measure(begun, toy).items():
+        assert about["reference"][task]["curve"] == pytest.approx(measured["mean"])
+        assert about["history"][0][task]["mean"] == pytest.approx(measured["mean"])
+
+
+def interrupt_at(n):
+    """An optimiser's step that is interrupted, as by Ctrl-C, when it is taken for the n-th time."""
+    taken = []
+    whole_step = Muon.step
+
+    def step(self):
+        taken.append(1)
+        if len(taken) == n:
+            signal.raise_signal(signal.SIGINT)
+        return whole_step(self)
+
+    return step
+
+
+def test_a_control_keeps_a_curve_s_numbers_and_not_their_place():
+    curves = {"generate": [.1, .2, .3, .4, .5, .6], "understand": [.9, .8, .7, .6, .5, .4]}
+    swapped = aia.controlled(curves, "swapped")
+    assert swapped == {"generate": curves["understand"], "understand": curves["generate"]}
+    permuted = aia.controlled(curves, "permuted")
+    constant = aia.controlled(curves, "constant")
+    for task, curve in curves.items():
+        assert sorted(permuted[task]) == curve or sorted(permuted[task]) == curve[::-1]
+        assert all(a != b for a, b in zip(permuted[task], curve))
+        assert constant[task] == pytest.approx([np.mean(curve)] * 6)
+    assert aia.controlled(curves, None) == curves
 
 
 def test_a_missing_reference_is_trained_and_kept(toy, tmp_path, quick):
@@ -302,6 +345,9 @@ def test_a_branch_of_a_staged_run_goes_on_with_its_last_stage(toy, tmp_path, qui
     (("--data", "nowhere/mine"), "no data set here"),
     (("--init_from", "nowhere"), "no run here"),
     (("--reference", "nowhere"), "no run here"),
+    (("--reference", "own"), "of the network that --init_from names"),
+    (("--control", "constant"), "--reference paper is a table"),
+    (("--control", "swapped", "--reference", "small", "--task", "generate"), "of two tasks"),
     (("--batch_size", 1), "too few rows for both tasks"),
     (("--batch_size", 4, "--accumulate", 2), "both are to be multiples of 2"),
     (("--split", "ffm"), "any of norm, qkv, ffn, ends"),
