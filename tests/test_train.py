@@ -167,8 +167,8 @@ def test_a_network_may_be_held_to_its_own_curves(toy, trained, tmp_path, quick, 
     about = json.loads((out / "interaction.json").read_text())
     few = data.load_dataset(toy.folder)  # as quick has it
     for task, measured in aia.measure(begun, few).items():
-        assert about["reference"][task]["curve"] == pytest.approx(measured["mean"])
-        assert about["history"][0][task]["mean"] == pytest.approx(measured["mean"])
+        assert about["reference"][task]["curve"] == pytest.approx(measured["mean"], abs=1e-3)
+        assert about["history"][0][task]["mean"] == pytest.approx(measured["mean"], abs=1e-3)
 
 
 def interrupt_at(n):
