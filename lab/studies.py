@@ -23,9 +23,18 @@ A promise is of the first arm. A measure is "benchmark/column" as in scores.json
 distance less is better.
 """
 
+PULLED = "--aia 1 --aia_every 1 --exam 30"
+
 ARMS = {
     "main": {"flags": "--aia 0.1", "steps": 5200},
     "without": {"flags": "", "steps": 2080, "from": "main"},  # its second phase, without AIA
+    # a weak network, and what may pull it while it trains on; the paper pulls on every step
+    "weak": {"flags": "--exam 30", "steps": 1000},
+    "weak-small": {"flags": f"{PULLED} --reference small", "steps": 400, "from": "weak"},
+    "weak-paper": {"flags": f"{PULLED} --reference paper", "steps": 400, "from": "weak"},
+    "weak-own": {"flags": f"{PULLED} --reference own", "steps": 400, "from": "weak"},
+    "weak-swapped": {"flags": f"{PULLED} --control swapped", "steps": 400, "from": "weak"},
+    "weak-constant": {"flags": f"{PULLED} --control constant", "steps": 400, "from": "weak"},
 }
 
 KINDS = ("existence", "count", "color", "shape", "place", "position", "describe")
@@ -57,6 +66,20 @@ STUDIES = {
             "loss/generate": .002, "loss/understand": .002,
             "summary/toy-GenEval": .01, "summary/toy-POPE F1": .005, "summary/toy-MME": 10,
             "summary/toy-MMVP": .02, "summary/answered": .01, "toy-GenEval/held-out": .02,
+        },
+    },
+    "weak": {
+        "question": "Does AIA help a weak network that trains on, and does its target matter?",
+        "arms": ["weak", "weak-small", "weak-paper", "weak-own", "weak-swapped", "weak-constant"],
+        "seeds": 8,
+        "claim": "On a weak base AIA improves both tasks, whatever its weight (arXiv 2511.22663, "
+                 "table 2 and section on its weight: Emu3). The controls are not claimed to: own "
+                 "is mere restraint, swapped and constant are numbers in the wrong place.",
+        "rivals": [("weak-small", "weak"), ("weak-paper", "weak"), ("weak-own", "weak"),
+                   ("weak-swapped", "weak"), ("weak-constant", "weak")],
+        "measures": {
+            "loss/generate": .002, "loss/understand": .005, "summary/toy-GenEval": .02,
+            "summary/toy-POPE F1": .03, "summary/toy-MME": 30, "summary/answered": .02,
         },
     },
 }
