@@ -46,6 +46,7 @@ from systems.runs import (VERSION, load_checkpoint, load_model, next_command, re
                           refuse_other_data)
 from systems.start import begin_with, stage_at, trains
 from tools import processes
+from tools.balance import put_back, set_aside
 from tools.curves import draw_curves
 from tools.device import compile_layers, keep_freed_memory, name_of, peak_flops, set_products
 from tools.files import lock, save_json, save_state
@@ -400,6 +401,7 @@ for step in range(first_step, args.steps + 1):
     # add up, so that each task counts by its share of the step's rows
     losses = {}  # for the log
     loads = {}
+    pulls = {}  # with --balance: each task's gradients
     for i, (task, batch, n_valid) in enumerate(batches):
         processes.sync_gradients(net, now=(i == len(batches) - 1))
         with torch.autocast(device_type, torch.bfloat16, enabled=args.dtype == "bfloat16"):
@@ -421,6 +423,11 @@ for step in range(first_step, args.steps + 1):
         if loss.requires_grad:  # a stage may train nothing that this task uses
             share = stage["rows"][task] / args.batch_size
             (loss * share).backward()
+        if args.balance:
+            set_aside(model, pulls.setdefault(task, {}))
+
+    if args.balance:
+        put_back(list(pulls.values()))
 
     # the step
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.)

@@ -90,6 +90,8 @@ def add_training(parser):
     add("--task", choices=("both",) + TASKS, default="both", help="train on both tasks or on one")
     add("--ratio",
         help=f"generate:understand rows in a batch (default: {RATIO}, or what a stage says)")
+    add("--balance", action="store_true",
+        help="scale each task's gradient to the same norm in every step")
     add("--size", choices=SIZES,
         help="shape of the network (default: nano without a GPU, else small)")
     add("--data", help="folder of a data set (default: with --init_from that run's; else "
@@ -148,6 +150,8 @@ def read_flags():
     if args.aia and phase_begins(args) >= args.steps:
         sys.exit(f"--aia_start {args.aia_start}: leaves none of the {args.steps} steps to AIA; "
                  "take less")
+    if args.balance and (args.task != "both" or world > 1):
+        sys.exit("--balance: is of two tasks in one process; leave it out")
     if args.fsdp and world == 1:
         sys.exit("--fsdp: shards are for several processes; start them with: "
                  "torchrun --nproc_per_node=N train.py --fsdp ...")

@@ -15,6 +15,7 @@ from PIL import Image
 
 from tests.common import small_model
 from tools import device, fast, processes
+from tools.balance import put_back, set_aside
 from tools.curves import draw_curves
 from tools.files import save_json
 from tools.flags import Help, Parser, speak_plainly, text
@@ -324,3 +325,38 @@ def test_a_sheet_shows_every_picture_enlarged(tmp_path):
     page = np.asarray(Image.open(tmp_path / "x.png"))
     for color in colors:
         assert (page == color).all(2).sum() == 40 * 40
+
+
+# ---------------------------------------------------------------------------------------------
+# balance
+
+
+def test_balanced_tasks_pull_equally_hard_each_in_its_own_direction():
+    torch.manual_seed(0)
+    model = torch.nn.Linear(6, 4)
+    pulls = [{p: torch.randn_like(p) * size for p in model.parameters()} for size in (1, 30)]
+    norms = [norm_of(pull.values()) for pull in pulls]
+    put_back([dict(pull) for pull in pulls])
+    wanted = sum(norms) / 2
+    for p in model.parameters():
+        both = sum(pull[p] * wanted / norm for pull, norm in zip(pulls, norms))
+        torch.testing.assert_close(p.grad, both)
+
+
+def test_what_is_set_aside_adds_up_over_parts():
+    model = torch.nn.Linear(6, 4)
+    x = torch.randn(8, 6)
+    whole = {}
+    model(x).square().sum().backward()
+    set_aside(model, whole)
+    parts = {}
+    for part in x.chunk(2):
+        model(part).square().sum().backward()
+        set_aside(model, parts)
+    for p in model.parameters():
+        assert p.grad is None
+        torch.testing.assert_close(parts[p], whole[p])
+
+
+def norm_of(gradients):
+    return torch.cat([gradient.flatten() for gradient in gradients]).norm()

@@ -144,6 +144,31 @@ def test_aia_on_every_nth_step_has_n_times_the_weight(toy, tmp_path, quick):
     assert same(weights(tmp_path / "1"), weights(tmp_path / "4"))
 
 
+def test_balanced_steps_do_not_care_how_the_rows_are_shared_out_in_the_loss(toy, tmp_path, quick):
+    """A task's weight is a factor of its gradient, and balancing takes such factors out."""
+    seen = []
+    for number, balance in enumerate(((), ("--balance",))):
+        for heavier in (False, True):
+            out = tmp_path / f"{number}{heavier}"
+            with pytest.MonkeyPatch.context() as patch:
+                if heavier:
+                    patch.setattr(F, "cross_entropy", ten_times_for_short_rows(F.cross_entropy))
+                assert train(toy, out, "--steps", 1, "--dtype", "float32", *balance) is None
+            seen.append(weights(out))
+    plain, plain_heavier, balanced, balanced_heavier = seen
+    name = "blocks.0.ffn.0.down.weight"
+    assert not torch.allclose(plain[name], plain_heavier[name], atol=1e-7)
+    torch.testing.assert_close(balanced[name], balanced_heavier[name], atol=1e-6, rtol=1e-4)
+
+
+def ten_times_for_short_rows(cross_entropy):
+    """Loss of pictures (36 targets a row) ten times as large."""
+    def heavier(logits, targets, **more):
+        return cross_entropy(logits, targets, **more) * (10 if len(targets) % 36 == 0 else 1)
+
+    return heavier
+
+
 def test_a_run_may_be_the_reference_for_what_it_was_trained_on(toy, trained, network, tmp_path):
     measured = aia.measure(network, toy)
     targets = aia.reference(str(trained), 6, dataset=toy)
@@ -347,6 +372,7 @@ def test_a_branch_of_a_staged_run_goes_on_with_its_last_stage(toy, tmp_path, qui
     (("--init_from", "nowhere"), "no run here"),
     (("--reference", "nowhere"), "no run here"),
     (("--reference", "own"), "of the network that --init_from names"),
+    (("--balance", "--task", "generate"), "two tasks in one process"),
     (("--control", "constant"), "--reference paper is a table"),
     (("--control", "swapped", "--reference", "small", "--task", "generate"), "of two tasks"),
     (("--batch_size", 1), "too few rows for both tasks"),
