@@ -25,7 +25,7 @@ from toy.own import read_picture
 from toy.records import Fault, Report, Talk, load_records, understand
 from toy.tokenizer import ceiling, save_tokenizer, train_image_tokenizer
 from toy.words import TAGS, caption, place_of, plural, questions
-from toy.world import (COLORS, GROUND, HELD_OUT, SIZES, Object, make_scenes, relations, render,
+from toy.world import (COLORS, GROUND, HELD_OUT, SHAPES, SIZES, Object, make_scenes, relations, render,
                        render_all)
 
 pytest_plugins = "tests.fixtures"
@@ -145,6 +145,22 @@ def test_a_place_is_one_of_nine():
     assert where[40, 24] == "right"
     assert where[40, 40] == "bottom right"
     assert len(set(where.values())) == 9
+
+
+def test_look_ups_are_each_of_another_object_or_another_two():
+    """Two questions about the same two would tell each other's answer."""
+    rng = np.random.default_rng(0)
+    most = Counter()
+    for scene in make_scenes(1500, 4):
+        asked = {"place": [], "position": []}
+        for kind, question, _ in questions(scene, rng, lookups=2):
+            if kind in asked:
+                named = re.findall(f"({'|'.join(COLORS)}) ({'|'.join(SHAPES)})", question)
+                asked[kind].append(frozenset(named))
+        for kind, about in asked.items():
+            assert len(set(about)) == len(about) <= 2
+            most[kind] = max(most[kind], len(about))
+    assert most == {"place": 2, "position": 2}
 
 
 def test_held_out_pairs_are_shown_but_never_named():

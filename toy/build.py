@@ -27,11 +27,12 @@ from toy.dataset import data_folder, finish_dataset, new_dataset, write_rows
 from toy.merges import learn_merges
 from toy.tokenizer import train_toy_tokenizer
 from toy.words import (can_be_silent, caption, has_held_out, questions, says_held_out,
-                       silent_caption)
+                       silent_caption, toss)
 from toy.world import CANVAS, COLORS, SHAPES, SIZES, make_scenes, render_all
 
 CHUNK = 40_000  # scenes that are made up at a time; there must be memory for twice as many
 PIECE = 1000    # scenes of a chunk that a process takes at a time
+EASY = ("existence", "color", "shape")  # kinds of questions that are learned early
 STOPPING = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C, and kill
 
 # a chunk or a piece: scenes number first .. first + n - 1 of a split ("train" or "val")
@@ -40,7 +41,7 @@ Span = namedtuple("Span", "split first n")
 Told = namedtuple("Told", "scene prompt turns")
 
 
-def build_toy(out, size="nano", n=40_000, seed=0):
+def build_toy(out, size="nano", n=60_000, seed=0):
     """
     n scenes of the toy world, and up to 1,000 more for validation, as a data set in the folder
     `out`. Each scene is one row to generate and one to understand. All follows from the seed.
@@ -116,20 +117,24 @@ def make_up(chunk, seed, rng):
 def tell(scene, rng):
     """
     A caption of a scene, and [(question, answer)]. Most scenes are asked about, some are described,
-    and some both. Nothing that is said names a held-out pair.
+    and some both. Where something is, is asked for twice, and what is easy in every second talk, as
+    a row has room for five or six questions. Nothing that is said names a held-out pair.
 
     Where a scene lets us choose, its caption does not even have both words of one. If "red",
     "cross", "orange" and "circle" always meant a red circle and an orange cross, that is what the
     network would learn, rather than which word goes with which.
     """
     record = silent_caption(scene, rng) if can_be_silent(scene) else caption(scene, rng)
-    turns = [(question, answer) for _, question, answer in questions(scene, rng)]
+    turns = []
+    for kind, question, answer in questions(scene, rng, lookups=2):
+        if kind not in EASY or toss(rng):
+            turns.append((question, answer))
     if has_held_out(scene):
         return record["prompt"], [turn for turn in turns if not says_held_out(*turn)]
     what = rng.random()
-    if what < .1:
+    if what < .05:
         turns = turns[-1:]  # the description
-    elif what > .4:
+    elif what > .25:
         turns = turns[:-1]  # all but the description
     return record["prompt"], turns
 

@@ -7,6 +7,7 @@ makes a small network learn to bind colours to shapes. Stands on toy/world.py.
 """
 import re
 from collections import Counter
+from itertools import combinations
 
 from toy.world import COLORS, HELD_OUT, SHAPES, relations
 
@@ -197,10 +198,11 @@ def silent_caption(scene, rng):
 # questions
 
 
-def questions(scene, rng, hidden=frozenset(HELD_OUT)):
+def questions(scene, rng, hidden=frozenset(HELD_OUT), lookups=1):
     """
-    [(kind, question, answer)] in random order, at most one for each of KINDS; "describe" is last,
-    as earlier questions must not be answerable by reading its answer.
+    [(kind, question, answer)] in random order; "describe" is last, as earlier questions must not be
+    answerable by reading its answer. At most one for each of KINDS, but of place and of position at
+    most as many as lookups says, each about another object, another two.
 
     Many are yes/no questions, with yes and no equally likely; the others are open.
     hidden: pairs that are never asked for in vain, or the network would learn to say no to them.
@@ -211,8 +213,8 @@ def questions(scene, rng, hidden=frozenset(HELD_OUT)):
         ask_count(scene, rng, some_object),
         ask_color(scene, rng, hidden),
         ask_shape(scene, rng, hidden),
-        ask_place(scene, rng),
-        ask_position(scene, rng),
+        *ask_places(scene, rng, lookups),
+        *ask_positions(scene, rng, lookups),
     ]
     asked = [question for question in asked if question is not None]
     shuffled = [asked[i] for i in rng.permutation(len(asked))]
@@ -324,13 +326,14 @@ def ask_shape(scene, rng, hidden):
     return "shape", f"is the {o.color} object {an(shape)}?", answer
 
 
-def ask_place(scene, rng):
-    """Where an object is that can be named uniquely; None if there is none."""
+def ask_places(scene, rng, n):
+    """Where objects are that can be named uniquely; for n of them, if there are as many."""
     unique = named_uniquely(scene)
-    if not unique:
-        return None
-    o = pick(rng, unique)
-    return "place", f"where is {the(o)}?", place_of(o)
+    asked = []
+    for i in rng.permutation(len(unique))[:n]:
+        o = unique[i]
+        asked.append(("place", f"where is {the(o)}?", place_of(o)))
+    return asked
 
 
 def the(o):
@@ -359,16 +362,18 @@ def named_uniquely(scene):
     return [o for o in scene if count[o.color, o.shape] == 1]
 
 
-def ask_position(scene, rng):
+def ask_positions(scene, rng, n):
     """
-    Where one object is, seen from another, or whether it is on a certain side of it; None if no
-    two that can be named uniquely are clearly beside or above each other.
+    For n twos of objects, if there are as many that can be named uniquely and are clearly beside or
+    above each other: where one is, seen from the other, or whether it is on a certain side of it.
     """
-    unique = named_uniquely(scene)
-    apart = [(a, b) for a in unique for b in unique if a is not b and relations(a, b)]
-    if not apart:
-        return None
-    a, b = pick(rng, apart)
+    apart = [two for two in combinations(named_uniquely(scene), 2) if relations(*two)]
+    return [ask_position(rng, *apart[i]) for i in rng.permutation(len(apart))[:n]]
+
+
+def ask_position(rng, a, b):
+    if toss(rng):
+        a, b = b, a
     sides = sorted(relations(a, b))
     if len(sides) == 1 and toss(rng):
         return "position", f"where is {the(a)}, seen from {the(b)}?", sides[0].removesuffix(" of")
