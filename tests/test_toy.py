@@ -25,8 +25,8 @@ from toy.own import read_picture
 from toy.records import Fault, Report, Talk, load_records, understand
 from toy.tokenizer import ceiling, save_tokenizer, train_image_tokenizer
 from toy.words import TAGS, caption, place_of, plural, questions
-from toy.world import (COLORS, GROUND, HELD_OUT, SHAPES, SIZES, Object, make_scenes, relations, render,
-                       render_all)
+from toy.world import (COLORS, GROUND, HELD_OUT, SHAPES, SIZES, Object, make_scenes, relations,
+                       render, render_all)
 
 pytest_plugins = "tests.fixtures"
 
