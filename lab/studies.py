@@ -44,7 +44,7 @@ STUDIES = {
         "question": "Does the main job learn every skill, whatever the seed?",
         "arms": ["main"],
         "seeds": 5,
-        "note": "The recipe was chosen with seed 0 (skills.md); the other seeds are fresh.",
+        "note": "The recipe was chosen with seeds 0 and 1 (skills.md); the other seeds are fresh.",
         "promise": {
             "summary/toy-GenEval": (.90, .87),
             "summary/answered": (.97, .97),

@@ -148,12 +148,16 @@ def test_a_place_is_one_of_nine():
 
 
 def test_look_ups_are_each_of_another_object_or_another_two():
-    """Two questions about the same two would tell each other's answer."""
+    """
+    Two questions about the same two would tell each other's answer, and so would two objects'
+    places, were they asked for before.
+    """
     rng = np.random.default_rng(0)
     most = Counter()
     for scene in make_scenes(1500, 4):
         asked = {"place": [], "position": []}
         for kind, question, _ in questions(scene, rng, lookups=2):
+            assert kind != "position" or not asked["place"]
             if kind in asked:
                 named = re.findall(f"({'|'.join(COLORS)}) ({'|'.join(SHAPES)})", question)
                 asked[kind].append(frozenset(named))

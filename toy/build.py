@@ -27,12 +27,11 @@ from toy.dataset import data_folder, finish_dataset, new_dataset, write_rows
 from toy.merges import learn_merges
 from toy.tokenizer import train_toy_tokenizer
 from toy.words import (can_be_silent, caption, has_held_out, questions, says_held_out,
-                       silent_caption, toss)
+                       silent_caption)
 from toy.world import CANVAS, COLORS, SHAPES, SIZES, make_scenes, render_all
 
 CHUNK = 40_000  # scenes that are made up at a time; there must be memory for twice as many
 PIECE = 1000    # scenes of a chunk that a process takes at a time
-EASY = ("existence", "color", "shape")  # kinds of questions that are learned early
 STOPPING = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C, and kill
 
 # a chunk or a piece: scenes number first .. first + n - 1 of a split ("train" or "val")
@@ -117,24 +116,23 @@ def make_up(chunk, seed, rng):
 def tell(scene, rng):
     """
     A caption of a scene, and [(question, answer)]. Most scenes are asked about, some are described,
-    and some both. Where something is, is asked for twice, and what is easy in every second talk, as
-    a row has room for five or six questions. Nothing that is said names a held-out pair.
+    and some both. Nothing that is said names a held-out pair.
+
+    Where something is, is what a network learns last, so it is asked for twice; what a row has no
+    room for is left out, and questions of position stand first.
 
     Where a scene lets us choose, its caption does not even have both words of one. If "red",
     "cross", "orange" and "circle" always meant a red circle and an orange cross, that is what the
     network would learn, rather than which word goes with which.
     """
     record = silent_caption(scene, rng) if can_be_silent(scene) else caption(scene, rng)
-    turns = []
-    for kind, question, answer in questions(scene, rng, lookups=2):
-        if kind not in EASY or toss(rng):
-            turns.append((question, answer))
+    turns = [(question, answer) for _, question, answer in questions(scene, rng, lookups=2)]
     if has_held_out(scene):
         return record["prompt"], [turn for turn in turns if not says_held_out(*turn)]
     what = rng.random()
-    if what < .05:
+    if what < .1:
         turns = turns[-1:]  # the description
-    elif what > .25:
+    elif what > .4:
         turns = turns[:-1]  # all but the description
     return record["prompt"], turns
 
@@ -152,7 +150,7 @@ def texts_of(told):
 def longest_row(task, enc, n_image):
     """
     How many tokens a row of this task may have. None to generate is longer: no caption has more
-    words than four objects, each with its longest. Of the talks, of up to six turns, many do not
+    words than four objects, each with its longest. Of the talks, of up to nine turns, many do not
     fit as they are; fitting_row() shortens them.
     """
     longest_object = 0

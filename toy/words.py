@@ -200,9 +200,10 @@ def silent_caption(scene, rng):
 
 def questions(scene, rng, hidden=frozenset(HELD_OUT), lookups=1):
     """
-    [(kind, question, answer)] in random order; "describe" is last, as earlier questions must not be
-    answerable by reading its answer. At most one for each of KINDS, but of place and of position at
-    most as many as lookups says, each about another object, another two.
+    [(kind, question, answer)] in random order, but no answer may be read off an earlier one: so those
+    of position stand before those of place, and "describe" is last. At most one for each of KINDS,
+    but of place and of position at most as many as lookups says, each about another object, another
+    two.
 
     Many are yes/no questions, with yes and no equally likely; the others are open.
     hidden: pairs that are never asked for in vain, or the network would learn to say no to them.
@@ -214,11 +215,11 @@ def questions(scene, rng, hidden=frozenset(HELD_OUT), lookups=1):
         ask_color(scene, rng, hidden),
         ask_shape(scene, rng, hidden),
         *ask_places(scene, rng, lookups),
-        *ask_positions(scene, rng, lookups),
     ]
     asked = [question for question in asked if question is not None]
     shuffled = [asked[i] for i in rng.permutation(len(asked))]
-    return shuffled + [("describe", "describe the picture.", dense(scene))]
+    first = ask_positions(scene, rng, lookups)
+    return first + shuffled + [("describe", "describe the picture.", dense(scene))]
 
 
 def claim(rng, truth, others):
