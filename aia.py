@@ -109,12 +109,12 @@ def reference(kind, n_layer, size=None, steps=None, dataset=None, device="cpu", 
     return targets_of(kind, curves, n_layer, control) if curves else {}
 
 
-def targets_of(name, curves, n_layer, control=None):
-    """Curves {task: [L]} as the targets for a network of n_layer layers."""
+def targets_of(name, curves, n_layer, control=None, n_ranges=3):
+    """Curves {task: [L]} as the targets for a network of n_layer layers; see in_ranges()."""
     targets = {"name": name}
     for task, curve in controlled(curves, control).items():
         curve = at_depth(curve, n_layer)
-        target, threshold = in_ranges(curve)
+        target, threshold = in_ranges(curve, n_ranges)
         targets[task] = {"curve": curve, "target": target, "threshold": threshold}
     return targets
 

@@ -18,7 +18,6 @@ and AIA acts. (A preset's stages are something else: which weights train, and fo
 The file runs from top to bottom. Its flags are in systems/flags.py, what several processes need in
 tools/processes.py, whose functions do nothing for one.
 """
-import json
 import shutil
 import signal
 import sys
@@ -72,7 +71,7 @@ def stop(*_):
     sys.exit("\nstopped before anything was saved")
 
 
-def train_reference(task, known):
+def train_reference(task):
     """A single-task network of the same size, which sees as many rows of its task as this run."""
     folder = f"{data.folder}/reference-{args.size}-{args.steps}-{task}"
     shutil.rmtree(folder, ignore_errors=True)  # of an earlier attempt
@@ -84,7 +83,7 @@ def train_reference(task, known):
         flags += [f"--{name}", str(getattr(args, name))]
     if processes.child(__file__, *flags):
         sys.exit(f"{folder}: the reference could not be trained (the reason is above)")
-    curves = {name: known[name]["curve"] for name in TASKS if name in known}
+    curves = aia.small_curves(data, args.size, args.steps)  # of the other task, if it is there
     curves |= aia.measured_curves([folder], data, device)
     save_json(aia.small_file(data, args.size, args.steps), curves)
 
@@ -94,13 +93,14 @@ def look_up_reference():
     if args.reference != "own":
         return aia.reference(args.reference, config.n_layer, args.size, args.steps, data, device,
                              args.control)
-    file = out / "interaction.json"
-    if args.resume and not file.exists():
-        sys.exit(f"{file}: is missing, and with it the curves that the run aims at; train it again")
-    if args.resume:  # its own have moved on since
-        return json.loads(file.read_text())["reference"]
-    curves = {task: curve["mean"] for task, curve in aia.measure(model, data).items()}
-    return aia.targets_of("own", curves, config.n_layer, args.control)
+    if not args.resume and not args.branch:
+        sys.exit(f"--reference own: {args.init_from} is of another architecture, whose curves are "
+                 "not this one's; take another reference")
+    if args.own is None:  # kept with the flags, as a resumed run has moved on since
+        measured = aia.measure(model, data)
+        args.own = {task: curve["mean"] for task, curve in measured.items()}
+    n_layer = config.n_layer
+    return aia.targets_of("own", args.own, n_layer, args.control, n_ranges=n_layer)
 
 
 # flags
@@ -146,7 +146,7 @@ reference = look_up_reference()
 wanted = tasks if args.aia else ()
 for task in wanted:
     if task not in reference and args.reference == "small" and world == 1:
-        train_reference(task, reference)
+        train_reference(task)
         reference = look_up_reference()
     if task not in reference:
         alone = " (one process alone would train it)" if world > 1 else ""
@@ -351,9 +351,8 @@ elif rank == 0:
 log = Log(out / "log.csv", columns, resume_at=first_step if args.resume else None)
 
 stage = None
-longest = [data.rows["train"][task][0].shape[1] - 1 for task in tasks]
-tokens_a_step = args.batch_size * sum(longest) / len(longest)
-meter = Meter(tokens_a_step, price["flops"] / world, peak_flops(device, args.dtype))
+longest = {task: data.rows["train"][task][0].shape[1] - 1 for task in tasks}  # tokens of a row
+meter = Meter(price["flops"] / world, peak_flops(device, args.dtype))
 reader = ThreadPoolExecutor(1)  # reads the next step's rows while one computes
 coming = reader.submit(read_rows, first_step)
 bar = tqdm(total=args.steps, initial=first_step, desc="train", smoothing=.05, disable=rank > 0)
@@ -364,6 +363,7 @@ for step in range(first_step, args.steps + 1):
     if stage_at(step, stages) is not stage:
         stage = stage_at(step, stages)
         net = enter(stage)
+        meter.tokens = sum(stage["rows"][task] * longest[task] for task in tasks)
         if len(stages) > 1:
             training = sum(p.numel() for p in model.parameters() if p.requires_grad)
             rows = " and ".join(f"{n} rows to {task}" for task, n in stage["rows"].items())
@@ -423,11 +423,10 @@ for step in range(first_step, args.steps + 1):
         if loss.requires_grad:  # a stage may train nothing that this task uses
             share = stage["rows"][task] / args.batch_size
             (loss * share).backward()
-        if args.balance:
-            set_aside(model, pulls.setdefault(task, {}))
+            if args.balance:
+                set_aside(model, pulls.setdefault(task, {}))
 
-    if args.balance:
-        put_back(list(pulls.values()))
+    put_back(list(pulls.values()))
 
     # the step
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.)

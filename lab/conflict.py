@@ -4,20 +4,18 @@ lab/conflict.py: do the two tasks pull the same weights in opposite directions?
     python -m lab.conflict                  # the latest run under out/
     python -m lab.conflict out/aia-nano
 
-Gradients of few rows are mostly noise, and the cosine of two of them is near 0 whatever the rows
-are. So the same rows are split twice: by task, and at random with both tasks in either half. The
-second cosine says how much of a gradient is no noise. If the first is as high, the tasks are as
-good as one; if it is 0, each wants something else of these weights and does not hinder the other;
-below 0 they are in conflict.
+Gradients of few rows are mostly noise, and the cosine of two noises is 0 whatever the rows want. So
+rows are drawn again and again. What the gradients of one task's draws share is no noise, and their
+dot products give the cosine that the two tasks would have without any (Spearman's correction for
+attenuation, 1904): 1, and the tasks are as good as one; 0, and each wants something else of these
+weights and does not hinder the other; below 0, and they are in conflict.
 
-Measured for each layer and matrix, where the second phase began and at the end (at the very
-beginning most gradients are zero, as layers begin as nothing).
+Measured for each layer and matrix, where the second phase began and at the end.
 Leaves conflict.json and conflict.png in the run's folder.
 """
 import sys
 from itertools import pairwise
 from pathlib import Path
-from statistics import mean
 
 import numpy as np
 import torch
@@ -25,8 +23,8 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from data import TASKS, load_dataset
-from systems.runs import latest_run, load_model, refuse_other_data
-from tools.curves import DASHED, GRID, INK, SOLID, Pen, between
+from systems.runs import latest_run, load_model, read_config, refuse_other_data
+from tools.curves import BAND, GRID, INK, Pen
 from tools.device import find_device
 from tools.faults import expect_faults
 from tools.files import refuse_unwritable, save_json
@@ -39,28 +37,32 @@ HUES = {"qkv": (31, 98, 180), "proj": (34, 139, 84), "ffn": (217, 95, 2)}
 
 def main():
     p = Parser(prog="python -m lab.conflict",
-               description="The cosine of the two tasks' gradients, per layer and matrix, beside "
-                           "that of two random halves of the same rows.")
+               description="The cosine of the two tasks' gradients, per layer and matrix, "
+                           "without the noise in them.")
     p.add_argument("out", nargs="?", help="folder of the run (default: the latest under out/)")
-    p.add_argument("--draws", type=int, default=16, help="how often rows are drawn")
-    p.add_argument("--rows", type=int, default=64, help="rows of each task in a draw")
+    p.add_argument("--draws", type=int, default=48, help="how often rows of each task are drawn")
+    p.add_argument("--rows", type=int, default=32, help="rows in a draw")
     p.add_argument("--data", help="where the run's data set is now (default: where it was)")
     p.add_argument("--device", help="cpu | cuda | mps (default: what is there)")
     speak_plainly()
     expect_faults("take fewer --rows, or another --device")
     args = p.parse_args()
-    if args.draws < 1 or args.rows < 2:
-        sys.exit("--draws, --rows: wanted is at least 1 draw of 2 rows")
+    if args.draws < 2 or args.rows < 1:
+        sys.exit("--draws, --rows: wanted are at least 2 draws of 1 row")
 
     folder = Path(args.out or latest_run())
     device = find_device(args.device)
-    _, config = load_model(folder, device)
+    config = read_config(folder)
     if config["train"]["task"] != "both":
         sys.exit(f"{folder}: was trained with --task {config['train']['task']}; name a run of both "
                  "tasks")
     refuse_unwritable("run", folder)
     data = load_dataset(args.data or config["train"]["data"])
     refuse_other_data(folder, config, data, "run", rows=True)
+
+    fewest = min(len(data.rows["train"][task][0]) for task in TASKS)
+    if args.rows > fewest:
+        sys.exit(f"--rows {args.rows}: the data set has {fewest} of a task; take fewer")
 
     measured = {}
     for moment, model in moments(folder, device).items():
@@ -87,24 +89,24 @@ def moments(folder, device):
 
 def conflict(model, data, draws, rows, title):
     """
-    A list over layers of {matrix: {"task": cosine, "random": cosine, "ratio": of the norms,
-    understand's to generate's}}, each the mean over draws of as many training rows of each task.
+    A list over layers of {matrix: what cosine_of() says}, from some draws of as many training rows
+    of each task.
     """
     rng = np.random.default_rng(0)
-    found = []  # a list over draws of {(layer, matrix): numbers}
-    for _ in tqdm(range(draws), desc=title):
-        halves = {}  # task: the gradients of its two halves
-        for task in TASKS:
+    gradients = []  # first the draws of generate, then those of understand
+    bar = tqdm(total=len(TASKS) * draws, desc=title)
+    for task in TASKS:
+        for _ in range(draws):
             chosen = rng.choice(len(data.rows["train"][task][0]), size=rows, replace=False)
-            parts = np.array_split(chosen, 2)
-            halves[task] = [gradient(model, data, task, np.sort(part)) for part in parts]
-        found.append(compare(*halves["generate"], *halves["understand"]))
+            gradients.append(gradient(model, data, task, np.sort(chosen)))
+            bar.update()
+    bar.close()
     layers = []
     for layer in range(model.config.n_layer):
         of_layer = {}
         for matrix in MATRICES:
-            numbers = [of_draw[layer, matrix] for of_draw in found]
-            of_layer[matrix] = {name: mean(one[name] for one in numbers) for name in numbers[0]}
+            stacked = torch.stack([one[layer, matrix] for one in gradients])
+            of_layer[matrix] = cosine_of((stacked @ stacked.T).double().cpu().numpy())
         layers.append(of_layer)
     return layers
 
@@ -121,27 +123,46 @@ def gradient(model, data, task, numbers):
     gradients = {}
     for layer, block in enumerate(model.blocks):
         for matrix, beginning in MATRICES.items():
-            flat = [p.grad.flatten() for name, p in block.named_parameters()
-                    if name.startswith(beginning) and p.grad is not None]
+            flat = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten()
+                    for name, p in block.named_parameters() if name.startswith(beginning)]
             gradients[layer, matrix] = torch.cat(flat)
     return gradients
 
 
-def compare(drawn_a, drawn_b, seen_a, seen_b):
-    """The same four gradients, joined by task and at random."""
-    numbers = {}
-    for place in drawn_a:
-        drawn = drawn_a[place] + drawn_b[place]
-        seen = seen_a[place] + seen_b[place]
-        one = drawn_a[place] + seen_a[place]
-        other = drawn_b[place] + seen_b[place]
-        numbers[place] = {"task": cosine(drawn, seen), "random": cosine(one, other),
-                          "ratio": float(seen.norm() / drawn.norm())}
-    return numbers
+def cosine_of(dots, resamples=1000):
+    """
+    From the dot products of all draws' gradients (2n, 2n), generate's before understand's: the
+    cosine without noise, the ends of its 95 % bootstrap interval over draws, and the ratio of the
+    norms without noise, understand's to generate's. All are None where even the interval does not
+    tell a task's gradient from noise.
+    """
+    n = len(dots) // 2
+    everything = np.arange(n)
+    cosine, ratio = without_noise(dots, everything, everything)
+    rng = np.random.default_rng(0)
+    again = [without_noise(dots, *rng.integers(n, size=(2, n)))[0] for _ in range(resamples)]
+    if np.isnan([cosine, *again]).mean() > .025:
+        return dict.fromkeys(("cosine", "low", "high", "ratio"))
+    low, high = np.clip(np.nanquantile(again, (.025, .975)), -1, 1)
+    return {"cosine": float(np.clip(cosine, -1, 1)), "low": float(low), "high": float(high),
+            "ratio": float(ratio)}
 
 
-def cosine(a, b):
-    return float(F.cosine_similarity(a, b, dim=0))
+def without_noise(dots, drawn, seen):
+    """The cosine and the ratio of norms from some draws; NaN if all is noise."""
+    n = len(dots) // 2
+    within_drawn = mean_of_pairs(dots[:n, :n], drawn)
+    within_seen = mean_of_pairs(dots[n:, n:], seen)
+    if min(within_drawn, within_seen) <= 0:
+        return np.nan, np.nan
+    between = dots[:n, n:][np.ix_(drawn, seen)].mean()
+    return between / np.sqrt(within_drawn * within_seen), np.sqrt(within_seen / within_drawn)
+
+
+def mean_of_pairs(dots, chosen):
+    """The mean dot product of two different draws, as one's with itself holds its noise."""
+    differ = chosen[:, None] != chosen[None]
+    return dots[np.ix_(chosen, chosen)][differ].mean()
 
 
 # ---------------------------------------------------------------------------------------------
@@ -149,14 +170,17 @@ def cosine(a, b):
 
 
 def print_table(moment, layers):
-    print(f"\n{moment}: cosine by task, at random; norm of understand's / generate's")
-    print("layer" + "".join(f"{matrix:>23}" for matrix in MATRICES))
+    print(f"\n{moment}: cosine without noise, its 95 % interval; norm, understand's / generate's")
+    print("layer" + "".join(f"{matrix:>28}" for matrix in MATRICES))
     for layer, of_layer in enumerate(layers):
-        line = f"{layer:>5}"
-        for numbers in of_layer.values():
-            line += (f"{numbers['task']:>11.2f}, {numbers['random']:.2f}; "
-                     f"{numbers['ratio']:.2f}")
-        print(line)
+        cells = [written(numbers) for numbers in of_layer.values()]
+        print(f"{layer:>5}" + "".join(f"{cell:>28}" for cell in cells))
+
+
+def written(numbers):
+    if numbers["cosine"] is None:
+        return "all noise"
+    return "{cosine:+.2f} ({low:+.2f}, {high:+.2f}); {ratio:.2f}".format(**numbers)
 
 
 # pixels
@@ -164,45 +188,41 @@ LEFT, TOP, WIDTH, HEIGHT, APART = 60, 60, 230, 220, 40
 
 
 def draw(measured, path):
-    """A PNG with a panel a moment: both cosines over layers."""
-    values = [0., .2]
-    for layers in measured.values():
-        for of_layer in layers:
-            for numbers in of_layer.values():
-                values += [numbers["task"], numbers["random"]]
-    low = min(np.floor(min(values) * 5) / 5, -.2)  # the axis goes by fifths
-    high = np.ceil(max(values) * 5) / 5
+    """A PNG with a panel a moment: the cosines over layers, with bands of their intervals."""
     pen = Pen(LEFT + len(measured) * (WIDTH + APART), TOP + HEIGHT + 80)
-    pen.write(8, 8, "cosine of two gradients", "la")
+    pen.write(8, 8, "cosine of the two tasks' gradients, without noise", "la")
 
     def y(value):
-        return TOP + HEIGHT * (high - value) / (high - low)
+        return TOP + HEIGHT * (1 - np.clip(value, -1, 1)) / 2
 
     for i, (moment, layers) in enumerate(measured.items()):
         left = LEFT + i * (WIDTH + APART)
         step = WIDTH / max(len(layers) - 1, 1)
         pen.write(left + WIDTH / 2, TOP - 26, moment, "ma", pen.title_font)
-        for value in np.arange(low, high + .01, .2):
-            is_zero = abs(value) < .01
-            pen.line((left, y(value)), (left + WIDTH, y(value)), INK if is_zero else GRID, 1)
+        for value in (-1, -.5, 0, .5, 1):
+            pen.line((left, y(value)), (left + WIDTH, y(value)), INK if value == 0 else GRID, 1)
             if i == 0:
-                pen.write(left - 8, y(value), f"{value + 0:.1f}", "rm")
+                pen.write(left - 8, y(value), f"{value:.1f}", "rm")
         for layer in range(0, len(layers), max(1, len(layers) // 8)):
             pen.write(left + layer * step, TOP + HEIGHT + 6, str(layer), "ma")
         pen.write(left + WIDTH / 2, TOP + HEIGHT + 24, "layer", "ma")
         for matrix, hue in HUES.items():
-            for name, width, stretches in (("random", 2, DASHED), ("task", 3, SOLID)):
-                points = [(left + layer * step, y(of_layer[matrix][name]))
-                          for layer, of_layer in enumerate(layers)]
-                for a, b in pairwise(points):
-                    for begin, end in stretches:
-                        pen.line(between(a, b, begin), between(a, b, end), hue, width)
+            known = [(left + layer * step, of_layer[matrix])
+                     for layer, of_layer in enumerate(layers)
+                     if of_layer[matrix]["cosine"] is not None]
+            band = [(x, y(numbers["low"])) for x, numbers in known]
+            band += [(x, y(numbers["high"])) for x, numbers in reversed(known)]
+            if len(known) > 1:
+                pen.fill(band, (*hue, BAND))
+            line = [(x, y(numbers["cosine"])) for x, numbers in known]
+            for a, b in pairwise(line):
+                pen.line(a, b, hue, 3)
     x = LEFT
     for matrix, hue in HUES.items():
         pen.line((x, TOP + HEIGHT + 62), (x + 28, TOP + HEIGHT + 62), hue, 3)
         pen.write(x + 36, TOP + HEIGHT + 62, matrix, "lm")
         x += 90
-    pen.write(x, TOP + HEIGHT + 62, "solid: by task, dashed: at random", "lm")
+    pen.write(x, TOP + HEIGHT + 62, "band: 95 %, over draws", "lm")
     pen.save(path)
 
 

@@ -89,7 +89,8 @@ def add_training(parser):
              "other task's, another layer's, their mean")
     add("--task", choices=("both",) + TASKS, default="both", help="train on both tasks or on one")
     add("--ratio",
-        help=f"generate:understand rows in a batch (default: {RATIO}, or what a stage says)")
+        help=f"generate:understand rows in a batch, in whole rows (default: {RATIO}, or what a "
+             "stage says)")
     add("--balance", action="store_true",
         help="scale each task's gradient to the same norm in every step")
     add("--size", choices=SIZES,
@@ -139,6 +140,7 @@ def read_flags():
     expect_faults(NO_MEMORY)
     args = p.parse_args()
     args.branch = False  # whether it goes on from a run of the same architecture
+    args.own = None      # with --reference own: that network's curves, {task: [L]}
     if args.resume:
         take_from_run(args)
     check_numbers(args)
@@ -217,6 +219,8 @@ def check_ratio(args):
 def check_reference(args):
     if args.reference == "own" and not args.init_from:
         sys.exit("--reference own: is the curves of the network that --init_from names; name one")
+    if args.control and not args.aia:
+        sys.exit(f"--control {args.control}: changes what AIA aims at; add --aia 0.1")
     if args.control and args.reference == "paper":
         sys.exit("--control: is of measured curves, and --reference paper is a table; take another "
                  "reference")
@@ -256,6 +260,10 @@ def name_of_run(args):
     words = []
     if args.aia:
         words.append("aia")
+        words += [args.reference] if args.reference in ("paper", "own") else []
+        words += [args.control] if args.control else []
+    if args.balance:
+        words.append("balance")
     if args.task != "both":
         words.append(args.task)
     if args.arch != "emu3":

@@ -105,7 +105,8 @@ def load_checkpoint(folder, device):
     What --resume goes on from: the newest checkpoint of a run, or the one before if it is damaged,
     or if the run was stopped in its exam: the newest has no optimisers then.
     """
-    scored = was_scored(folder)
+    finished = f"{folder}: this run is finished; score it with: python -m exam {folder}"
+    seen = None
     for name in ("ckpt.pt", "ckpt-before.pt"):
         file = Path(folder) / name
         if not file.exists():
@@ -115,22 +116,24 @@ def load_checkpoint(folder, device):
         except ValueError as e:
             print(f"{file}: is damaged ({e})")
             continue
-        if "opts" not in saved and not scored:
-            continue
+        if "opts" not in saved and was_scored(folder):
+            sys.exit(finished)
         if "opts" not in saved:
-            sys.exit(f"{folder}: this run is finished; score it with: python -m exam {folder}")
+            seen = finished
+            continue
         if name != "ckpt.pt":
             print(f"going on from the checkpoint before, {file}")
         return saved
-    sys.exit(f"{folder}: no checkpoint that can be read; train the run again")
+    sys.exit(seen or f"{folder}: no checkpoint that can be read; train the run again")
 
 
 def was_scored(folder):
     """Whether train.py came to its end, where it writes losses beside the exam's scores."""
     try:
-        return "loss" in json.loads((Path(folder) / "scores.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, TypeError):
+        scores = json.loads((Path(folder) / "scores.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return False
+    return isinstance(scores, dict) and "loss" in scores
 
 
 def refuse_other_data(folder, config, data, flag, rows=False):

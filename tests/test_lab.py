@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from data import load_tokenizer
+from data import TASKS, load_tokenizer
 from exam.questions import SEED, geneval_prompts
 from lab import bench, conflict, cost, sampling
 from lab.bench import Plain, loss_of, random_batch
@@ -20,7 +20,7 @@ from lab.curves import mean_run
 from lab.speed import compare
 from model import PRESETS, Config
 from systems import build
-from systems.runs import load_model
+from systems.dial import with_flags
 from tests.common import as_if_trained_for, run, small_model
 from tools.muon import optimizers
 from toy.world import Object, render, render_all
@@ -65,49 +65,61 @@ def test_a_cost_step_teaches_every_weight():
         assert not still or arch in ("utamoe", "moe"), "idle experts may stay"
 
 
-def test_tasks_that_pull_apart_are_in_conflict_and_those_that_do_not_are_not():
-    """By task the cosine is that of what each wants; at random what both want together stays."""
-    torch.manual_seed(0)
-    want = torch.randn(2, 4000) / 4000 ** .5  # near orthogonal, of length 1
-
-    def cosines(drawn, seen, noise=0.):
-        halves = [pull + noise * torch.randn(4000) / 4000 ** .5
-                  for pull in (drawn, drawn, seen, seen)]
-        numbers = conflict.compare(*[{"x": half} for half in halves])["x"]
-        return numbers["task"], numbers["random"]
-
-    assert cosines(want[0], want[0]) == pytest.approx((1, 1))
-    by_task, at_random = cosines(want[0], want[1])
-    assert abs(by_task) < .05 and at_random == pytest.approx(1)
-    by_task, _ = cosines(want[0], want[1] - want[0])
-    assert by_task < -.6
-    by_task, at_random = cosines(want[0], want[0], noise=3.)
-    assert abs(by_task - at_random) < .1 and at_random < .3
+@pytest.mark.parametrize("pull_of_seen, wanted", [
+    ((1, 0), 1), ((5, 0), 1), ((0, 3), 0), ((-1, 1), -.71), ((-2, 0), -1)])
+def test_the_cosine_of_two_tasks_is_that_of_what_they_want_not_of_noise(pull_of_seen, wanted):
+    """Whatever the size of either, and with ten times as much noise as there is of it."""
+    rng = np.random.default_rng(0)
+    directions = np.linalg.qr(rng.normal(size=(2000, 2)))[0].T
+    drawn = directions[0] + 10 * rng.normal(size=(200, 2000)) / 2000 ** .5
+    size = np.hypot(*pull_of_seen)
+    seen = pull_of_seen @ directions + 10 * size * rng.normal(size=(200, 2000)) / 2000 ** .5
+    both = np.concatenate([drawn, seen])
+    found = conflict.cosine_of(both @ both.T)
+    assert found["cosine"] == pytest.approx(wanted, abs=.15)
+    assert found["low"] - .01 <= wanted <= found["high"] + .01
+    assert found["high"] - found["low"] < .6
+    assert found["ratio"] == pytest.approx(size, rel=.2)
 
 
-def test_a_gradient_is_that_of_the_mean_over_rows(trained, toy):
-    """So halves of a draw make up the whole, whatever a row's length."""
-    model = load_model(trained, "cpu")[0]
+def test_what_is_all_noise_is_called_so():
+    noise = np.random.default_rng(0).normal(size=(40, 2000))
+    assert conflict.cosine_of(noise @ noise.T)["cosine"] is None
+
+
+@pytest.mark.parametrize("arch", ["emu3", "bagel", "separate", "moe"])
+def test_a_gradient_is_that_of_the_mean_over_rows(toy, arch):
+    """So two draws make up their sum, whatever a row's length; idle copies have none."""
+    config = with_flags(Config(2, 2, 32, **of_data(toy)), arch)
+    model = build(config)
     rows = np.arange(6)
-    whole = conflict.gradient(model, toy, "understand", rows)
-    parts = [conflict.gradient(model, toy, "understand", part) for part in (rows[:3], rows[3:])]
-    assert len(whole) == model.config.n_layer * len(conflict.MATRICES)
-    for place, own in whole.items():
-        torch.testing.assert_close(own, (parts[0][place] + parts[1][place]) / 2)
+    for task in TASKS:
+        whole = conflict.gradient(model, toy, task, rows)
+        parts = [conflict.gradient(model, toy, task, part) for part in (rows[:3], rows[3:])]
+        assert len(whole) == config.n_layer * len(conflict.MATRICES)
+        for place, own in whole.items():
+            torch.testing.assert_close(own, (parts[0][place] + parts[1][place]) / 2)
+
+
+def of_data(toy):
+    names = ("block_size", "vocab_size", "first_image", "n_image")
+    tok = load_tokenizer(toy.folder / "tokenizer.pt")
+    sizes = {name: toy.meta[name] for name in names}
+    return sizes | {"levels": list(tok.levels), "patch": tok.patch}
 
 
 def test_conflict_is_measured_where_the_second_phase_began_and_at_the_end(trained, monkeypatch,
                                                                          tmp_path, capsys):
     out = tmp_path / "run"
     shutil.copytree(trained, out)
-    monkeypatch.setattr("sys.argv", ["conflict", str(out), "--draws", "1", "--rows", "4"])
+    monkeypatch.setattr("sys.argv", ["conflict", str(out), "--draws", "8", "--rows", "8"])
     conflict.main()
     said = capsys.readouterr().out
     assert "second phase: cosine" in said and "end: cosine" in said
     measured = json.loads((out / "conflict.json").read_text())
     for of_layer in measured["end"]:
         for numbers in of_layer.values():
-            assert -1 <= numbers["task"] <= 1 and numbers["ratio"] > 0
+            assert numbers["cosine"] is None or -1 <= numbers["cosine"] <= 1
     assert Image.open(out / "conflict.png").width > 400
 
 

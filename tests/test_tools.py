@@ -197,7 +197,8 @@ def test_works_take_their_turns():
 def test_an_evaluation_is_no_training_but_waiting_is(monkeypatch):
     now = [0.]
     monkeypatch.setattr("time.time", lambda: now[0])
-    meter = Meter(tokens=100, flops=10, peak=10_000)
+    meter = Meter(flops=10, peak=10_000)
+    meter.tokens = 100
     for what, seconds in (("evaluating", 30), ("waiting", 4)):
         with meter.aside(what):
             now[0] += seconds

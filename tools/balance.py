@@ -3,7 +3,8 @@ tools/balance.py: steps in which both tasks pull equally hard (train.py --balanc
 
 The gradients of the two tasks differ in norm, and the larger decides where a step goes: on
 Janus-Pro one is 11 to 14 times the other (arXiv 2603.17044). So each task's gradient is set aside
-after its backward pass, and all are put back with the same norm, the mean of theirs.
+after its backward pass, and all are put back with the same norm, the mean of theirs. What AIA and
+routers add to a task's loss is part of its pull. The norm is over all weights that the task uses.
 """
 import torch
 
@@ -19,6 +20,8 @@ def set_aside(model, pull):
 
 def put_back(pulls):
     """The tasks' {parameter: gradient}, each scaled to the mean of their norms, as gradients."""
+    if not pulls:
+        return
     norms = [torch.linalg.vector_norm(torch.stack([g.norm() for g in pull.values()]))
              for pull in pulls]
     wanted = sum(norms) / len(norms)

@@ -38,13 +38,13 @@ class Meter:
     """
     How fast a training goes.
 
-      tokens  a step
+      tokens  a step has; set before the first
       flops   a token, over all processes
       peak    FLOP/s of the device, or None if that is not known
     """
 
-    def __init__(self, tokens, flops, peak):
-        self.tokens = tokens
+    def __init__(self, flops, peak):
+        self.tokens = 0
         self.flops = flops
         self.peak = peak
         self.start = time.time()
