@@ -255,7 +255,8 @@ def test_every_run_is_a_dot(place, monkeypatch):
     assert blue.sum() > 100 and orange.sum() > 100
 
 
-@pytest.mark.parametrize("name", ["plain-0.json", "plain-1/scores.json", "plain-2/interaction.json"])
+@pytest.mark.parametrize("name", [
+    "plain-0.json", "plain-1/scores.json", "plain-2/interaction.json"])
 def test_a_damaged_file_is_named_in_one_line(place, monkeypatch, name):
     run(monkeypatch, "promise")
     monkeypatch.setattr(study, "was_scored", lambda _: True)
