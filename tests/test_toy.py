@@ -147,24 +147,22 @@ def test_a_place_is_one_of_nine():
     assert len(set(where.values())) == 9
 
 
-def test_look_ups_are_each_of_another_object_or_another_two():
-    """
-    Two questions about the same two would tell each other's answer, and so would two objects'
-    places, were they asked for before.
-    """
+def test_questions_of_position_are_each_of_another_two_and_no_place_tells_their_answer():
+    """So each has to be looked up."""
     rng = np.random.default_rng(0)
-    most = Counter()
+    most = 0
     for scene in make_scenes(1500, 4):
-        asked = {"place": [], "position": []}
-        for kind, question, _ in questions(scene, rng, lookups=2):
-            assert kind != "position" or not asked["place"]
-            if kind in asked:
+        asked = []
+        kinds = []
+        for kind, question, _ in questions(scene, rng, n_position=2):
+            kinds.append(kind)
+            if kind == "position":
                 named = re.findall(f"({'|'.join(COLORS)}) ({'|'.join(SHAPES)})", question)
-                asked[kind].append(frozenset(named))
-        for kind, about in asked.items():
-            assert len(set(about)) == len(about) <= 2
-            most[kind] = max(most[kind], len(about))
-    assert most == {"place": 2, "position": 2}
+                asked.append(frozenset(named))
+        assert kinds[:len(asked)] == ["position"] * len(asked)
+        assert len(set(asked)) == len(asked)
+        most = max(most, len(asked))
+    assert most == 2
 
 
 def test_held_out_pairs_are_shown_but_never_named():

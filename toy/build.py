@@ -118,15 +118,15 @@ def tell(scene, rng):
     A caption of a scene, and [(question, answer)]. Most scenes are asked about, some are described,
     and some both. Nothing that is said names a held-out pair.
 
-    Where something is, is what a network learns last, so it is asked for twice; what a row has no
-    room for is left out, and questions of position stand first.
+    Where one object is, seen from another, is learned last, so it is asked for first, and twice if
+    there are as many twos; what a row has no room for is left out.
 
     Where a scene lets us choose, its caption does not even have both words of one. If "red",
     "cross", "orange" and "circle" always meant a red circle and an orange cross, that is what the
     network would learn, rather than which word goes with which.
     """
     record = silent_caption(scene, rng) if can_be_silent(scene) else caption(scene, rng)
-    turns = [(question, answer) for _, question, answer in questions(scene, rng, lookups=2)]
+    turns = [(question, answer) for _, question, answer in questions(scene, rng, n_position=2)]
     if has_held_out(scene):
         return record["prompt"], [turn for turn in turns if not says_held_out(*turn)]
     what = rng.random()
@@ -150,7 +150,7 @@ def texts_of(told):
 def longest_row(task, enc, n_image):
     """
     How many tokens a row of this task may have. None to generate is longer: no caption has more
-    words than four objects, each with its longest. Of the talks, of up to nine turns, many do not
+    words than four objects, each with its longest. Of the talks, of up to eight turns, many do not
     fit as they are; fitting_row() shortens them.
     """
     longest_object = 0

@@ -198,12 +198,11 @@ def silent_caption(scene, rng):
 # questions
 
 
-def questions(scene, rng, hidden=frozenset(HELD_OUT), lookups=1):
+def questions(scene, rng, hidden=frozenset(HELD_OUT), n_position=1):
     """
     [(kind, question, answer)] in random order, but no answer may be read off an earlier one: so those
-    of position stand before those of place, and "describe" is last. At most one for each of KINDS,
-    but of place and of position at most as many as lookups says, each about another object, another
-    two.
+    of position stand before that of place, and "describe" is last. At most one for each of KINDS, but
+    of position at most n_position, each about another two objects.
 
     Many are yes/no questions, with yes and no equally likely; the others are open.
     hidden: pairs that are never asked for in vain, or the network would learn to say no to them.
@@ -214,11 +213,11 @@ def questions(scene, rng, hidden=frozenset(HELD_OUT), lookups=1):
         ask_count(scene, rng, some_object),
         ask_color(scene, rng, hidden),
         ask_shape(scene, rng, hidden),
-        *ask_places(scene, rng, lookups),
+        ask_place(scene, rng),
     ]
     asked = [question for question in asked if question is not None]
     shuffled = [asked[i] for i in rng.permutation(len(asked))]
-    first = ask_positions(scene, rng, lookups)
+    first = ask_positions(scene, rng, n_position)
     return first + shuffled + [("describe", "describe the picture.", dense(scene))]
 
 
@@ -327,14 +326,13 @@ def ask_shape(scene, rng, hidden):
     return "shape", f"is the {o.color} object {an(shape)}?", answer
 
 
-def ask_places(scene, rng, n):
-    """Where objects are that can be named uniquely; for n of them, if there are as many."""
+def ask_place(scene, rng):
+    """Where an object is that can be named uniquely; None if there is none."""
     unique = named_uniquely(scene)
-    asked = []
-    for i in rng.permutation(len(unique))[:n]:
-        o = unique[i]
-        asked.append(("place", f"where is {the(o)}?", place_of(o)))
-    return asked
+    if not unique:
+        return None
+    o = pick(rng, unique)
+    return "place", f"where is {the(o)}?", place_of(o)
 
 
 def the(o):
