@@ -489,7 +489,8 @@ def test_a_run_leaves_what_the_readme_promises(trained):
 
 FLAGS = {"train.py": "systems/flags.py", "sample.py": "lab/play.py", "data.py": "toy/command.py",
          "aia.py": "lab/curves.py", "exam": "exam/__main__.py", "lab.cost": "lab/cost.py",
-         "lab.bench": "lab/bench.py", "lab.kill": "lab/kill.py", "pytest": None}
+         "lab.bench": "lab/bench.py", "lab.kill": "lab/kill.py",
+         "lab.study": "lab/study.py", "lab.conflict": "lab/conflict.py", "pytest": None}
 
 
 @pytest.mark.parametrize("readme", ["README.md", *(f"{wing}/README.md" for wing in

@@ -17,7 +17,7 @@ from lab.report import T95, interval, is_kept, verdict
 from toy.words import KINDS
 
 TRAIN = """
-import json, pathlib, sys, time
+import json, os, pathlib, sys, time
 words = dict(zip(sys.argv[1::2], sys.argv[2::2] + [""]))
 out = pathlib.Path(words["--out"])
 with open("said", "a") as f:
@@ -35,7 +35,10 @@ else:
     (out / "ckpt.pt").write_text(json.dumps(words))
     if "--stop" in words:
         sys.exit("stopped")
-time.sleep(.3)
+for _ in range(400):  # until as many are on their way as the test waits for
+    if pathlib.Path("said").read_text().count("begins") >= int(os.environ.get("WAIT_FOR", 0)):
+        break
+    time.sleep(.05)
 steps, seed = int(words["--steps"]), int(words["--seed"])
 right = .9 + .01 * seed + float(words.get("--gain", 0))
 history = [{"step": step, "val": {"generate": 1.5 - right}} for step in (0, steps)]
@@ -124,6 +127,7 @@ def test_a_run_that_was_stopped_goes_on(place, monkeypatch):
 
 @pytest.mark.parametrize("jobs", [1, 3])
 def test_as_many_runs_at_a_time_as_there_are_jobs(place, monkeypatch, jobs):
+    monkeypatch.setenv("WAIT_FOR", str(jobs))
     run(monkeypatch, "promise", "--jobs", str(jobs))
     at_a_time = most = 0
     for line in (place / "said").read_text().splitlines():

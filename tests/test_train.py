@@ -397,7 +397,7 @@ def test_a_branch_of_a_staged_run_goes_on_with_its_last_stage(toy, tmp_path, qui
     (("--aia", 1, "--control", "swapped", "--reference", "small", "--task", "generate"),
      "of two tasks"),
     (("--batch_size", 1), "too few rows for both tasks"),
-    (("--batch_size", 4, "--accumulate", 2), "both are to be multiples of 2"),
+    (("--batch_size", 8, "--ratio", "3:5", "--accumulate", 2), "both are to be multiples of 2"),
     (("--split", "ffm"), "any of norm, qkv, ffn, ends"),
     (("--split", "qkv", "--route", "learned"), "routers choose among copies of ffn"),
     (("--experts", 2), "need a router"),
