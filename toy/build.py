@@ -40,7 +40,7 @@ Span = namedtuple("Span", "split first n")
 Told = namedtuple("Told", "scene prompt turns")
 
 
-def build_toy(out, size="nano", n=60_000, seed=0):
+def build_toy(out, size="nano", n=40_000, seed=0):
     """
     n scenes of the toy world, and up to 1,000 more for validation, as a data set in the folder
     `out`. Each scene is one row to generate and one to understand. All follows from the seed.
@@ -118,8 +118,8 @@ def tell(scene, rng):
     A caption of a scene, and [(question, answer)]. Most scenes are asked about, some are described,
     and some both. Nothing that is said names a held-out pair.
 
-    Where one object is, seen from another, is learned last, so it is asked for first, and twice if
-    there are as many twos; what a row has no room for is left out.
+    Where one object is, seen from another, is learned last, so it is asked for twice if there are
+    as many twos; what a row has no room for is left out.
 
     Where a scene lets us choose, its caption does not even have both words of one. If "red",
     "cross", "orange" and "circle" always meant a red circle and an orange cross, that is what the

@@ -57,7 +57,7 @@ def read_flags():
     p.add_argument("--size", choices=CANVAS, default="nano",
                    help="of the network: nano sees 48 x 48 pixels, small and base 72 x 72 "
                         "(64 x 64 of your own pictures)")
-    p.add_argument("--n", type=int, help="toy world: scenes to train on (default: 60,000)")
+    p.add_argument("--n", type=int, help="toy world: scenes to train on (default: 40,000)")
     p.add_argument("--seed", type=int, default=0, help="everything follows from it")
     p.add_argument("--out", help="folder to write (default: data/toy-SIZE; "
                                  "with --json: data/ and the file's name)")
@@ -74,7 +74,7 @@ def read_flags():
         if value is not None and value < 1:
             sys.exit(f"--{name} {value}: wanted is at least 1")
     refuse_what_does_nothing(args)
-    args.n = args.n or 60_000
+    args.n = args.n or 40_000
     args.tokenizer_steps = args.tokenizer_steps or 3000
     if not 0 <= args.seed < EXAM_SEED:
         why = "; those above are the exam's" if args.seed > 0 else ""

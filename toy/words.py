@@ -200,9 +200,10 @@ def silent_caption(scene, rng):
 
 def questions(scene, rng, hidden=frozenset(HELD_OUT), n_position=1):
     """
-    [(kind, question, answer)] in random order, but no answer may be read off an earlier one: so those
-    of position stand before that of place, and "describe" is last. At most one for each of KINDS, but
-    of position at most n_position, each about another two objects.
+    [(kind, question, answer)] in random order, as the exam asks each alone: what never stood first
+    would be new to a network there. Only "describe" is always last, as no answer may be read off an
+    earlier one. At most one for each of KINDS, but of position at most n_position, each about
+    another two objects.
 
     Many are yes/no questions, with yes and no equally likely; the others are open.
     hidden: pairs that are never asked for in vain, or the network would learn to say no to them.
@@ -214,11 +215,11 @@ def questions(scene, rng, hidden=frozenset(HELD_OUT), n_position=1):
         ask_color(scene, rng, hidden),
         ask_shape(scene, rng, hidden),
         ask_place(scene, rng),
+        *ask_positions(scene, rng, n_position),
     ]
     asked = [question for question in asked if question is not None]
     shuffled = [asked[i] for i in rng.permutation(len(asked))]
-    first = ask_positions(scene, rng, n_position)
-    return first + shuffled + [("describe", "describe the picture.", dense(scene))]
+    return shuffled + [("describe", "describe the picture.", dense(scene))]
 
 
 def claim(rng, truth, others):
