@@ -426,7 +426,7 @@ for step in range(first_step, args.steps + 1):
             if args.balance:
                 set_aside(model, pulls.setdefault(task, {}))
 
-    put_back(list(pulls.values()))
+    put_back(list(pulls.values()))  # without --balance there are none
 
     # the step
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.)

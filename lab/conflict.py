@@ -123,8 +123,11 @@ def gradient(model, data, task, numbers):
     gradients = {}
     for layer, block in enumerate(model.blocks):
         for matrix, beginning in MATRICES.items():
-            flat = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten()
-                    for name, p in block.named_parameters() if name.startswith(beginning)]
+            flat = []
+            for name, p in block.named_parameters():
+                if name.startswith(beginning):
+                    own = torch.zeros_like(p) if p.grad is None else p.grad  # of an idle copy
+                    flat.append(own.flatten())
             gradients[layer, matrix] = torch.cat(flat)
     return gradients
 

@@ -217,6 +217,7 @@ def check_ratio(args):
 
 
 def check_reference(args):
+    """What is aimed at is to be there, and to be what --control can change."""
     if args.reference == "own" and not args.init_from:
         sys.exit("--reference own: is the curves of the network that --init_from names; name one")
     if args.control and not args.aia:
@@ -260,8 +261,10 @@ def name_of_run(args):
     words = []
     if args.aia:
         words.append("aia")
-        words += [args.reference] if args.reference in ("paper", "own") else []
-        words += [args.control] if args.control else []
+        if args.reference in ("paper", "own"):
+            words.append(args.reference)
+        if args.control:
+            words.append(args.control)
     if args.balance:
         words.append("balance")
     if args.task != "both":

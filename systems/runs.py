@@ -105,8 +105,7 @@ def load_checkpoint(folder, device):
     What --resume goes on from: the newest checkpoint of a run, or the one before if it is damaged,
     or if the run was stopped in its exam: the newest has no optimisers then.
     """
-    finished = f"{folder}: this run is finished; score it with: python -m exam {folder}"
-    seen = None
+    why = f"{folder}: no checkpoint that can be read; train the run again"
     for name in ("ckpt.pt", "ckpt-before.pt"):
         file = Path(folder) / name
         if not file.exists():
@@ -116,15 +115,15 @@ def load_checkpoint(folder, device):
         except ValueError as e:
             print(f"{file}: is damaged ({e})")
             continue
-        if "opts" not in saved and was_scored(folder):
-            sys.exit(finished)
         if "opts" not in saved:
-            seen = finished
+            why = f"{folder}: this run is finished; score it with: python -m exam {folder}"
+            if was_scored(folder):
+                break
             continue
         if name != "ckpt.pt":
             print(f"going on from the checkpoint before, {file}")
         return saved
-    sys.exit(seen or f"{folder}: no checkpoint that can be read; train the run again")
+    sys.exit(why)
 
 
 def was_scored(folder):

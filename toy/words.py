@@ -372,6 +372,7 @@ def ask_positions(scene, rng, n):
 
 
 def ask_position(rng, a, b):
+    """An open question, only if it has one answer, or one to be answered by yes or no."""
     if toss(rng):
         a, b = b, a
     sides = sorted(relations(a, b))
