@@ -209,6 +209,8 @@ def draw(measured, path):
         for layer in range(0, len(layers), max(1, len(layers) // 8)):
             pen.write(left + layer * step, TOP + HEIGHT + 6, str(layer), "ma")
         pen.write(left + WIDTH / 2, TOP + HEIGHT + 24, "layer", "ma")
+        if all(numbers["cosine"] is None for of_layer in layers for numbers in of_layer.values()):
+            pen.write(left + WIDTH / 2, y(.25), "all noise: take more --draws", "mm")
         for matrix, hue in HUES.items():
             known = [(left + layer * step, of_layer[matrix])
                      for layer, of_layer in enumerate(layers)
