@@ -62,11 +62,32 @@ def read_flags():
         value = getattr(args, name)
         if not 0 <= value < float("inf"):
             sys.exit(f"--{name} {value}: wanted is a finite number that is not negative")
+    refuse_idle(p, args)
     if args.prompt:
         refuse_no_picture("--png", args.png)
     if args.prompts:
         refuse_unwritable("--folder", args.folder)
     return args
+
+
+def refuse_idle(p, args):
+    """Exits with one line if a flag was given that would change nothing."""
+    draws = args.prompt or args.prompts
+    converses = not (draws or args.ask or args.speed)
+    idle = {}  # {flag: what it would take for it to act}
+    if not args.prompts:
+        idle["folder"] = "goes with --prompts; a sheet of --prompt has --png"
+    if not args.prompt or args.prompts:
+        idle["png"] = "goes with --prompt; pictures of --prompts have --folder"
+    if not draws:
+        idle["n"] = "goes with --prompt or --prompts"
+    if not (draws or converses):
+        of_drawing = ("cfg", "temperature", "top_k", "top_p", "seed")
+        idle |= {name: "is for drawing; add a --prompt, or leave it out" for name in of_drawing}
+    for name, remedy in idle.items():
+        value = getattr(args, name)
+        if value != p.get_default(name):
+            sys.exit(f"--{name} {value}: {remedy}")
 
 
 def read_prompts(file):

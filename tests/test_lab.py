@@ -322,6 +322,11 @@ def test_a_file_of_prompts_becomes_a_folder_of_pictures(trained, tmp_path, capsy
     (("--prompt", "a", "--cfg", "nan"), "not negative"),
     (("--prompt", "a", "--cfg", "inf"), "finite number"),
     (("--prompt", "a", "--png", "no/x.png"), "there is no folder"),
+    (("--prompt", "a", "--folder", "drawn"), "goes with --prompts"),
+    (("--prompts", "a.txt", "--png", "x.png"), "goes with --prompt;"),
+    (("--image", "assets/scene.png", "--ask", "what?", "--n", 2), "goes with --prompt or"),
+    (("--image", "assets/scene.png", "--ask", "what?", "--cfg", 2), "is for drawing"),
+    (("--n", 2), "goes with --prompt or"),
     (("--score",), "python -m exam")])
 def test_what_cannot_be_done_is_said_in_one_line(trained, flags, why):
     said = run("sample.py", trained, *flags)
