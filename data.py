@@ -134,7 +134,7 @@ def load_tokenizer(path, device="cpu"):
     except Exception as e:  # a damaged file may trip torch anywhere
         remedy = "copy it from the data set, or make that again"
         if Path(path).parent == ASSETS:
-            remedy = "make it with: python data.py --train_tokenizer"
+            remedy = "make it anew: python data.py --train_tokenizer, with the --size that needs it"
         sys.exit(f"{path}: no image tokenizer that can be read ({type(e).__name__}); {remedy}")
     return tok.eval()
 
