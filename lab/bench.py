@@ -41,7 +41,7 @@ from tools.timing import by_turns
 TOKENS = 4096   # a step
 LENGTHS = (64, 128, 256, 1024, 4096)
 OF_PARTS = (128, 1024)
-PARTS = ("QK-norm", "rotary", "squared ReLU", "float32 logits", "Muon")
+PARTS = ("RMSNorm", "QK-norm", "rotary", "squared ReLU", "float32 logits", "Muon")
 LONGEST = 1024  # of explicit maps: at 4,096 they alone would take gigabytes
 ROUNDS = 5
 N_IMAGE = 36    # tokens of the picture at the end of each row; all before is its prompt
@@ -185,22 +185,28 @@ class Untouched(nn.Module):
         return x
 
 
-def without(part, config):
-    """Our network without AIA and without one of PARTS, and its optimisers."""
+def without(parts, config):
+    """Our network without AIA and without some of PARTS, and its optimisers."""
     net = build(config)
-    if part == "QK-norm":
+    if "RMSNorm" in parts:  # LayerNorm in its place
+        norms = [net.norm]
+        for block in net.blocks:
+            norms += [block.norm1, block.norm2]
+        for norm in norms:
+            norm[0] = nn.LayerNorm(config.n_embd)
+    if "QK-norm" in parts:
         for block in net.blocks:
             block.attn.qk_norm = Untouched()
-    if part == "rotary":
+    if "rotary" in parts:
         lay_out = net.lay_out
         net.lay_out = lambda *args: lay_out(*args)._replace(rotary=None)
-    if part == "squared ReLU":  # GELU in its place
+    if "squared ReLU" in parts:  # GELU in its place
         for block in net.blocks:
             ffn = block.ffn[0]
             ffn.forward = partial(with_gelu, ffn)
-    if part == "float32 logits":  # in what the other products are in
+    if "float32 logits" in parts:  # in what the other products are in
         net.predict = lambda x, drawing: F.linear(net.norm[0](x), net.head[0]())
-    return net, adamw(net) if part == "Muon" else optimizers(net, .01)
+    return net, adamw(net) if "Muon" in parts else optimizers(net, .01)
 
 
 def with_gelu(ffn, x):
@@ -208,30 +214,38 @@ def with_gelu(ffn, x):
 
 
 def measure_parts(T, args):
-    """{part: the time of a step of ours, in steps without that part}"""
+    """{what: the time of a step of ours without AIA, in steps without that, or of the plain one}"""
     torch.compiler.reset()
     config = Config(*SIZES[args.size], T, n_image=N_IMAGE)
+    plain = Plain(config)
+    nets = {
+        "nothing": without((), config),
+        **{part: without((part,), config) for part in PARTS},
+        "all of these": without(PARTS, config),
+        "plain decoder": (plain, adamw(plain)),
+    }
+    ours, _ = nets["nothing"]
+    batch = random_batch(ours.to(args.device), T, args.device)
     works = {}
-    for part in ("nothing", *PARTS):
-        net, opts = without(part, config)
+    for name, (net, opts) in nets.items():
         net.to(args.device)
         if args.compile:
             for block in net.blocks:
                 block.compile(dynamic=False)
-        batch = random_batch(net, T, args.device)
-        works[part] = partial(take_steps, "none", net, opts, batch, args)
+        way = "plain" if net is plain else "none"
+        works[name] = partial(take_steps, way, net, opts, batch, args)
     seconds = by_turns(works, ROUNDS, args.device)
-    return {part: ratio(seconds, "nothing", part) for part in PARTS}
+    return {name: ratio(seconds, "nothing", name) for name in works if name != "nothing"}
 
 
 def print_parts(args):
-    print("a step of ours takes so many times one without\n")
-    widths = [len(part) + 2 for part in PARTS]
-    print(f"{'T':>7}" + "".join(f"{part:>{width}}" for part, width in zip(PARTS, widths)))
+    print("a step of ours takes so many times one without, and one of the plain decoder\n")
     for T in OF_PARTS:
         cost_of = measure_parts(T, args)
-        cells = [f"{cost_of[part]:>{width}.3f}" for part, width in zip(PARTS, widths)]
-        print(f"{T:>7,}" + "".join(cells), flush=True)
+        if T == OF_PARTS[0]:
+            print(f"{'T':>7}  " + "  ".join(cost_of))
+        cells = [f"{cost:{len(name)}.3f}" for name, cost in cost_of.items()]
+        print(f"{T:>7,}  " + "  ".join(cells), flush=True)
 
 
 # ---------------------------------------------------------------------------------------------
