@@ -21,8 +21,8 @@ from tools.processes import world
 
 NO_MEMORY = "take a step's rows in more parts (--accumulate 2), or fewer rows (--batch_size)"
 
-RATIO = "1:3"  # rows to generate : rows to understand, as looking up is learned last
-STEPS = {"nano": 5500, "small": 4000, "base": 10000}
+RATIO = "5:11"  # rows to generate : rows to understand, of which looking up is learned last
+STEPS = {"nano": 5300, "small": 4000, "base": 10000}
 
 # How a step is taken, not which step it is: a resumed run may choose these anew.
 HOW = ("accumulate", "checkpoint", "compile", "fsdp")
@@ -100,7 +100,7 @@ def add_training(parser):
     add("--out", help="folder of the run (default: out/ and what it is, such as out/aia-nano or "
                       "out/evev2-nano)")
     add("--steps", type=int,
-        help="optimiser steps (default: nano 5500, small 4000, base 10000)")
+        help="optimiser steps (default: nano 5300, small 4000, base 10000)")
     add("--batch_size", type=int, default=32, help="rows a step")
     add("--accumulate", type=int, default=1,
         help="parts that a step's rows are taken in, one after the other: the same step in less "
@@ -358,5 +358,5 @@ def rows_a_step(args, ratio):
             taken = f"{world} processes x {taken}"
         sys.exit(f"--batch_size {args.batch_size}: {drawn} rows to generate and {seen} to "
                  f"understand; both are to be multiples of {parts} ({taken}), so that each part "
-                 "weighs the same")
+                 "weighs the same: choose another --batch_size or --ratio")
     return {"generate": drawn, "understand": seen}
