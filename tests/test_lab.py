@@ -322,7 +322,7 @@ def test_a_file_of_prompts_becomes_a_folder_of_pictures(trained, tmp_path, capsy
     (("--prompt", "a", "--cfg", "nan"), "not negative"),
     (("--prompt", "a", "--cfg", "inf"), "finite number"),
     (("--prompt", "a", "--png", "no/x.png"), "there is no folder"),
-    (("--prompt", "a", "--folder", "drawn"), "goes with --prompts"),
+    (("--prompt", "a", "--folder", "mine"), "goes with --prompts"),
     (("--prompts", "a.txt", "--png", "x.png"), "goes with --prompt;"),
     (("--image", "assets/scene.png", "--ask", "what?", "--n", 2), "goes with --prompt or"),
     (("--image", "assets/scene.png", "--ask", "what?", "--cfg", 2), "is for drawing"),
