@@ -292,7 +292,7 @@ def attend(q, k, v, watched=None, mask=None, explicit=False):
         on_watched = (weights * watched[:, None, None]).sum(-1)  # (B, H, T)
         return y, on_watched.mean(1)
     if watched is None:
-        if v.requires_grad and v.dtype == torch.bfloat16:
+        if v.requires_grad:
             v = v.contiguous()  # a copy: as a view it would keep all of qkv for the backward pass
         return attention(q, k, v, mask, scale), None
 

@@ -79,7 +79,8 @@ class RMSNormWithGain(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, gain):
         ctx.dtype = x.dtype
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        # a copy, whatever x is: as a view it would keep all that it is a part of
+        x = x.to(torch.promote_types(x.dtype, torch.float32)).contiguous()
         r = inverse_root(x)
         ctx.save_for_backward(x, r, gain)
         return x * (gain * r)
