@@ -194,41 +194,60 @@ def draw(measured, path):
     """A PNG with a panel a moment: the cosines over layers, with bands of their intervals."""
     pen = Pen(LEFT + len(measured) * (WIDTH + APART), TOP + HEIGHT + 80)
     pen.write(8, 8, "cosine of the two tasks' gradients, without noise", "la")
-
-    def y(value):
-        return TOP + HEIGHT * (1 - np.clip(value, -1, 1)) / 2
-
     for i, (moment, layers) in enumerate(measured.items()):
         left = LEFT + i * (WIDTH + APART)
-        step = WIDTH / max(len(layers) - 1, 1)
+        draw_axes(pen, left, len(layers), labelled=i == 0)
         pen.write(left + WIDTH / 2, TOP - 26, moment, "ma", pen.title_font)
-        for value in (-1, -.5, 0, .5, 1):
-            pen.line((left, y(value)), (left + WIDTH, y(value)), INK if value == 0 else GRID, 1)
-            if i == 0:
-                pen.write(left - 8, y(value), f"{value:.1f}", "rm")
-        for layer in range(0, len(layers), max(1, len(layers) // 8)):
-            pen.write(left + layer * step, TOP + HEIGHT + 6, str(layer), "ma")
-        pen.write(left + WIDTH / 2, TOP + HEIGHT + 24, "layer", "ma")
-        if all(numbers["cosine"] is None for of_layer in layers for numbers in of_layer.values()):
-            pen.write(left + WIDTH / 2, y(.25), "all noise: take more --draws", "mm")
+        is_all_noise = True
         for matrix, hue in HUES.items():
-            known = [(left + layer * step, of_layer[matrix])
-                     for layer, of_layer in enumerate(layers)
-                     if of_layer[matrix]["cosine"] is not None]
-            band = [(x, y(numbers["low"])) for x, numbers in known]
-            band += [(x, y(numbers["high"])) for x, numbers in reversed(known)]
-            if len(known) > 1:
-                pen.fill(band, (*hue, BAND))
-            line = [(x, y(numbers["cosine"])) for x, numbers in known]
-            for a, b in pairwise(line):
-                pen.line(a, b, hue, 3)
-    x = LEFT
-    for matrix, hue in HUES.items():
-        pen.line((x, TOP + HEIGHT + 62), (x + 28, TOP + HEIGHT + 62), hue, 3)
-        pen.write(x + 36, TOP + HEIGHT + 62, matrix, "lm")
-        x += 90
-    pen.write(x, TOP + HEIGHT + 62, "band: 95 %, over draws", "lm")
+            known = {layer: of_layer[matrix] for layer, of_layer in enumerate(layers)
+                     if of_layer[matrix]["cosine"] is not None}
+            draw_matrix(pen, left, len(layers), known, hue)
+            is_all_noise = is_all_noise and not known
+        if is_all_noise:
+            pen.write(left + WIDTH / 2, y(.25), "all noise: take more --draws", "mm")
+    draw_legend(pen)
     pen.save(path)
+
+
+def x(layer, left, n_layer):
+    return left + WIDTH * layer / max(n_layer - 1, 1)
+
+
+def y(value):
+    return TOP + HEIGHT * (1 - np.clip(value, -1, 1)) / 2
+
+
+def draw_axes(pen, left, n_layer, labelled):
+    """Lines of some cosines, named in the first panel alone, and the layers' numbers."""
+    for value in (-1, -.5, 0, .5, 1):
+        pen.line((left, y(value)), (left + WIDTH, y(value)), INK if value == 0 else GRID, 1)
+        if labelled:
+            pen.write(left - 8, y(value), f"{value:.1f}", "rm")
+    for layer in range(0, n_layer, max(1, n_layer // 8)):
+        pen.write(x(layer, left, n_layer), TOP + HEIGHT + 6, str(layer), "ma")
+    pen.write(left + WIDTH / 2, TOP + HEIGHT + 24, "layer", "ma")
+
+
+def draw_matrix(pen, left, n_layer, known, hue):
+    """A line through {layer: what cosine_of() says}, with its band. What is all noise has none."""
+    line = [(x(layer, left, n_layer), y(of["cosine"])) for layer, of in known.items()]
+    low = [(x(layer, left, n_layer), y(of["low"])) for layer, of in known.items()]
+    high = [(x(layer, left, n_layer), y(of["high"])) for layer, of in known.items()]
+    if len(known) > 1:
+        pen.fill([*low, *reversed(high)], (*hue, BAND))
+    for a, b in pairwise(line):
+        pen.line(a, b, hue, 3)
+
+
+def draw_legend(pen):
+    left = LEFT
+    middle = TOP + HEIGHT + 62
+    for matrix, hue in HUES.items():
+        pen.line((left, middle), (left + 28, middle), hue, 3)
+        pen.write(left + 36, middle, matrix, "lm")
+        left += 90
+    pen.write(left, middle, "band: 95 %, over draws", "lm")
 
 
 if __name__ == "__main__":
