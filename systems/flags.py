@@ -77,7 +77,7 @@ def add_training(parser):
              "falls to zero and AIA acts; 0 is from scratch (default: 0.6, or 0 with --init_from)")
     add("--aia_every", type=int, default=4,
         help="AIA acts on every N-th step of its phase, with N times the weight (measured for 4: "
-             "results/aia.md); the paper's acts on every step")
+             "results/aia-before.md); the paper's acts on every step")
     add("--init_from",
         help="folder of a run to start from: its weights at the end of its first phase; for "
              "another --arch, whose copies start from them, one without copies")
