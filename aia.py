@@ -10,6 +10,7 @@ Read it after model.py; sample.py comes next.
     python aia.py A0,A1,A2 B0,B1,B2  # the same of means over seeds
 """
 import json
+import sys
 from itertools import combinations
 
 import numpy as np
@@ -25,13 +26,16 @@ from systems.runs import load_model, refuse_other_data
 def interaction(mass, watching):
     """
     Cross-modal interaction intensity, paper eq. 1: the attention that a token pays to the other
-    modality, summed over the tokens that are watched there (see model.attend: mass (L, B, T), mean
-    over heads), mean over the tokens that are watching (B, T).
+    modality, summed over the tokens that are watched there (see model.attend: mass (L, B, H, T)),
+    mean over the tokens that are watching (B, T).
 
-    Returns (L, B), a number from 0 to 1 for each layer and row:
+    Returns (L, B, H), a number from 0 to 1 for each layer, row and head:
       generate    how much the picture looks at its prompt
       understand  how much the answers look at the picture
+
+    The paper's is the mean of these over heads and rows, a number a layer.
     """
+    watching = watching[:, None]  # (B, 1, T)
     n_watching = watching.sum(-1).clamp(min=1)
     return (mass * watching).sum(-1) / n_watching
 
@@ -39,8 +43,9 @@ def interaction(mass, watching):
 @torch.no_grad()
 def measure(model, dataset, n=100):
     """
-    The curves of a network: {task: {"mean": [L], "std": [L]}} over n validation rows (the paper's
-    100). A task without rows is left out.
+    The curves of a network: {task: {"mean": [L], "std": [L], "heads": [L][H]}}, mean and standard
+    deviation over n validation rows (the paper's 100), and the means of each layer's heads, the
+    largest first. A task without rows is left out.
     """
     curves = {}
     for task in TASKS:
@@ -49,9 +54,12 @@ def measure(model, dataset, n=100):
         arrays = [array[:n] for array in dataset.rows["val"][task]]
         batch = model.to_batch(*arrays)
         mass = model(batch, watch=True).mass
-        intensity = interaction(mass, batch["watching"]).cpu().double()  # (L, n)
+        intensity = interaction(mass, batch["watching"]).cpu().double()  # (L, n, H)
+        heads = intensity.mean(1).sort(-1, descending=True).values  # (L, H)
+        intensity = intensity.mean(-1)  # (L, n)
         curves[task] = {"mean": intensity.mean(1).tolist(),
-                        "std": intensity.std(1, correction=0).tolist()}
+                        "std": intensity.std(1, correction=0).tolist(),
+                        "heads": heads.tolist()}
     return curves
 
 
@@ -90,7 +98,8 @@ PAPER = {
 }
 
 
-def reference(kind, n_layer, size=None, steps=None, dataset=None, device="cpu", control=None):
+def reference(kind, n_layer, size=None, steps=None, dataset=None, device="cpu", control=None,
+              heads=0):
     """
     The targets for a network of n_layer layers, changed as controlled() says; {} if there are none
     yet.
@@ -99,22 +108,35 @@ def reference(kind, n_layer, size=None, steps=None, dataset=None, device="cpu", 
       small    those of single-task networks as small as this one. They ship for the toy world; for
                other data sets train.py makes them, in as many steps as this run
       a path   a run's folder, or two with a comma between: what is measured on them
+
+    heads: a target for each of so many heads of a layer, see aimed(); of runs only.
     """
     if kind == "paper":
         return {"name": kind} | paper_targets(n_layer)
     if kind == "small":
         curves = small_curves(dataset, size, steps)
     else:
-        curves = measured_curves(kind.split(","), dataset, device)
-    return targets_of(kind, curves, n_layer, control) if curves else {}
+        curves = measured_curves(kind.split(","), dataset, device, heads)
+    return targets_of(kind, curves, n_layer, control, heads=heads) if curves else {}
 
 
-def targets_of(name, curves, n_layer, control=None, n_ranges=3):
-    """Curves {task: [L]} as the targets for a network of n_layer layers; see in_ranges()."""
+def targets_of(name, curves, n_layer, control=None, n_ranges=3, heads=0):
+    """
+    Curves {task: [L]} as the targets for a network of n_layer layers, see in_ranges(). With heads
+    curves are {task: [L][H]}, of which the so many largest of each layer are targets, one by one.
+    """
     targets = {"name": name}
     for task, curve in controlled(curves, control).items():
         curve = at_depth(curve, n_layer)
-        target, threshold = in_ranges(curve, n_ranges)
+        if heads:
+            curve = np.array(curve)  # (n_layer, H)
+            if curve.shape[1] < heads:
+                sys.exit(f"--heads {heads}: the reference has {curve.shape[1]} a layer")
+            target = curve[:, :heads].flatten().tolist()
+            threshold = [.05] * len(target)
+            curve = curve.mean(1).tolist()
+        else:
+            target, threshold = in_ranges(curve, n_ranges)
         targets[task] = {"curve": curve, "target": target, "threshold": threshold}
     return targets
 
@@ -130,9 +152,10 @@ def controlled(curves, control):
     if control == "swapped":
         return dict(zip(curves, reversed(curves.values())))
     if control == "permuted":
-        return {task: np.roll(curve, len(curve) // 2).tolist() for task, curve in curves.items()}
+        return {task: np.roll(curve, len(curve) // 2, 0).tolist()
+                for task, curve in curves.items()}
     if control == "constant":
-        return {task: [float(np.mean(curve))] * len(curve) for task, curve in curves.items()}
+        return {task: [np.mean(curve, 0).tolist()] * len(curve) for task, curve in curves.items()}
     return curves
 
 
@@ -163,23 +186,27 @@ def small_file(dataset, size, steps):
     return dataset.folder / f"reference-{size}-{steps}.json"
 
 
-def measured_curves(folders, dataset, device):
-    """{task: [L]} of runs, each for the tasks that it was trained on."""
+def measured_curves(folders, dataset, device, heads=0):
+    """{task: [L]} of runs, each for the tasks that it was trained on; with heads {task: [L][H]}."""
+    name = "heads" if heads else "mean"
     curves = {}
     for folder in folders:
         model, config = load_model(folder, device)
         refuse_other_data(folder, config, dataset, "--reference")
         for task, measured in measure(model, dataset).items():
             if config["train"]["task"] in (task, "both"):
-                curves[task] = measured["mean"]
+                curves[task] = measured[name]
     return curves
 
 
 def at_depth(curve, n_layer):
-    """A curve as long as there are layers: networks are compared at the same relative depth."""
+    """
+    A curve, [L] or [L][H], as long as there are layers: networks are compared at the same
+    relative depth.
+    """
     here = np.linspace(0, 1, n_layer)
     there = np.linspace(0, 1, len(curve))
-    return np.interp(here, there, curve).tolist()
+    return np.apply_along_axis(lambda c: np.interp(here, there, c), 0, np.array(curve)).tolist()
 
 
 def in_ranges(curve, n=3):
@@ -208,6 +235,21 @@ def in_ranges(curve, n=3):
 # 3. the loss
 
 
+def aimed(intensity, valid, heads=0):
+    """
+    What is aimed at, of an interaction (L, B, H): its mean over heads, (L, B); or those of so many
+    heads of each layer, one by one, (L heads, B). Which of a network's heads is like which of
+    another's nobody knows, so they are in the order of how much they look, the first the most,
+    over the valid (B,) rows.
+    """
+    if not heads:
+        return intensity.mean(-1)
+    looks = (intensity * valid[:, None]).sum(1)  # (L, H)
+    most = looks.topk(heads).indices  # (L, heads)
+    most = most[..., None].expand(-1, -1, len(valid))  # (L, heads, B)
+    return intensity.mT.gather(1, most).flatten(0, 1)
+
+
 def aia_loss(intensity, valid, target, threshold, n_valid=None):
     """
     Paper eq. 2, with Huber's loss divided by its threshold (smooth L1): far from the target it is
@@ -224,6 +266,29 @@ def aia_loss(intensity, valid, target, threshold, n_valid=None):
     far = off - threshold / 2
     loss = torch.where(off <= threshold, near, far)  # (L, B)
     return (loss.mean(0) * valid).sum() / max(n_valid, 1)
+
+
+def map_loss(maps, wanted, watching, valid, n_valid):
+    """
+    What no number a layer can say, to see how much there is to gain at all: the divergence
+    (Kullback and Leibler 1951) of the network's attention from the wanted one. Both are mass of
+    watched tokens (L, B, H, T, S), of which the mean over heads counts, as heads have no order.
+    For each watching token (B, T) it is of the watched tokens one by one, and the rest as one.
+
+    valid, n_valid, and what is returned are those of aia_loss().
+    """
+    ours = with_rest(maps)
+    theirs = with_rest(wanted)
+    divergence = (theirs * (theirs.log() - ours.log())).sum(-1)  # (L, B, T)
+    off = (divergence * watching).sum(-1) / watching.sum(-1).clamp(min=1)  # (L, B)
+    return (off.mean(0) * valid).sum() / max(n_valid, 1)
+
+
+def with_rest(maps):
+    """Maps (L, B, H, T, S) -> (L, B, T, S + 1), mean over heads; and what is not on the watched."""
+    maps = maps.float().mean(2)
+    rest = 1 - maps.sum(-1, keepdim=True)
+    return torch.cat((maps, rest), -1).clamp(min=1e-6)
 
 
 if __name__ == "__main__":

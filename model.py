@@ -157,7 +157,7 @@ class Layout(NamedTuple):
     rotary: torch.Tensor = None      # (T, 1, 1, D / 2, 2) cosines and sines of the positions
     mask: torch.Tensor = None        # (B, 1, T, S) who sees whom; None: causal
     watched: torch.Tensor = None     # (B, S) the tokens whose received attention is measured
-    explicit: bool = False           # attention as one would first write it
+    explicit: object = False         # attention as one would first write it; "maps": and its maps
     route: str = None                # these three are for routers: who chooses,
     drawing: torch.Tensor = None     # (N,) each token's task,
     any_generated: bool = False      # and whether any picture is being generated
@@ -273,15 +273,16 @@ def attend(q, k, v, watched=None, mask=None, explicit=False):
     Attention, and what of it the watched tokens receive.
 
     q (B, H, T, D); k, v (B, H, S, D); watched (B, S) bool or None; mask (B, 1, T, S) or None:
-    causal -> y (B, H, T, D) and mass (B, T): the weight that each query puts on the watched
-    tokens, mean over heads; None if nothing is watched.
+    causal -> y (B, H, T, D) and mass (B, H, T): the weight that each query puts on the watched
+    tokens; None if nothing is watched.
 
     That weight is itself an output of attention. Give the values one more channel, 1 on the
     watched tokens and 0 elsewhere: this channel of softmax(q k') v is the sum of the weights on
     the watched tokens. So it is exact but for rounding, has a gradient, and comes from the same
     fused kernel, in which no T x T matrix ever exists.
 
-    explicit: the same from the matrix of weights, as one would first write it.
+    explicit: the same from the matrix of weights, as one would first write it; "maps": the mass
+    is not summed over the watched tokens, (B, H, T, S).
     """
     H, D = q.size(1), q.size(-1)
     scale = D ** -.5
@@ -289,8 +290,8 @@ def attend(q, k, v, watched=None, mask=None, explicit=False):
         y, weights = plain_attention(q, k, v, mask, scale)  # weights (B, H, T, S)
         if watched is None:
             return y, None
-        on_watched = (weights * watched[:, None, None]).sum(-1)  # (B, H, T)
-        return y, on_watched.mean(1)
+        maps = weights * watched[:, None, None]  # (B, H, T, S)
+        return y, maps if explicit == "maps" else maps.sum(-1)
     if watched is None:
         if v.requires_grad:
             v = v.contiguous()  # a copy: as a view it would keep all of qkv for the backward pass
@@ -304,7 +305,7 @@ def attend(q, k, v, watched=None, mask=None, explicit=False):
     k = F.pad(k, (0, room))
     y = attention(q, k, v, mask, scale)
     y, mass = y.split((D, room), -1)
-    return y, mass[..., 0].float().mean(1)
+    return y, mass[..., 0].float()
 
 
 class RMSNorm(nn.Module):
@@ -345,7 +346,7 @@ class Attention(nn.Module):
         self.proj = Copies(nn.Linear(C, C, bias=False) for _ in range(n))
 
     def forward(self, x, layout, cache=None, layer=None):
-        """x (N, C), sorted by copy -> (N, C), mass (B, T) or None"""
+        """x (N, C), sorted by copy -> (N, C), mass (B, H, T) or None"""
         B, T, H = layout.B, layout.T, self.n_head
         qkv = self.qkv(x, layout.sizes)  # (N, 3 C)
         # split, not sliced: a slice's gradient is as large as the whole, and mostly zeros
@@ -381,7 +382,7 @@ class Block(nn.Module):
         self.norm2 = Copies(RMSNorm(C) for _ in range(n_norm))
 
     def forward(self, x, layout, cache=None, layer=None):
-        """x (N, C) -> (N, C); mass (B, T) or None; (router's loss, load (E,)) or None"""
+        """x (N, C) -> (N, C); mass (B, H, T) or None; (router's loss, load (E,)) or None"""
         y, mass = self.attn(self.norm1(x, layout.sizes), layout, cache, layer)
         x = x + y
         y = self.norm2(x, layout.sizes)
@@ -425,7 +426,7 @@ class Table(nn.Module):
 
 class Output(NamedTuple):
     logits: torch.Tensor              # (n, V) at the n places where the batch has a loss
-    mass: torch.Tensor = None         # (L, B, T) attention on the watched tokens, mean over heads
+    mass: torch.Tensor = None         # (L, B, H, T) attention on the watched tokens
     router_loss: torch.Tensor = None  # mean over layers
     load: torch.Tensor = None         # (E,) the share of tokens each expert took, mean over layers
 

@@ -131,7 +131,7 @@ def test_the_fused_interaction_equals_the_explicit_one_gradients_too(arch, task)
     masses = []
     for explicit in (False, True):
         output = model(batch, watch=True, explicit=explicit)
-        intensity = aia.interaction(output.mass, batch["watching"])
+        intensity = aia.interaction(output.mass, batch["watching"]).mean(-1)
         loss = output.logits.logsumexp(-1).mean() + intensity.square().sum()
         model.zero_grad()
         loss.backward()
@@ -184,7 +184,7 @@ def read_in_windows(model, row, ends, pixels):
         logits.append(output.logits)
         masses.append(output.mass)
         cache.used = end
-    return torch.cat(logits, 1), torch.cat(masses, 2)
+    return torch.cat(logits, 1), torch.cat(masses, 3)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -233,7 +233,7 @@ def test_rows_may_hold_any_pieces_in_any_order(arch):
     output = model(batch, watch=True)
     target = torch.full((3, 1), .5)
     valid = torch.ones(4, dtype=torch.bool)
-    intensity = aia.interaction(output.mass, batch["watching"])
+    intensity = aia.interaction(output.mass, batch["watching"]).mean(-1)
     loss = F.cross_entropy(output.logits, batch["targets"][batch["loss"]])
     (loss + aia.aia_loss(intensity, valid, target, target)).backward()
     assert 0 < loss < 100
@@ -381,7 +381,8 @@ def test_the_loss_moves_the_interaction_to_its_target():
     opt = torch.optim.Adam(model.parameters(), 3e-3)
     off = []
     for _ in range(60):
-        intensity = aia.interaction(model(batch, watch=True).mass, watching)  # (L, B)
+        intensity = aia.interaction(model(batch, watch=True).mass, watching)
+        intensity = intensity.mean(-1)  # (L, B)
         off.append((intensity - target).abs().mean().item())
         loss = aia.aia_loss(intensity, watching.any(1), target, threshold)
         opt.zero_grad()

@@ -92,15 +92,29 @@ def look_up_reference():
     """The curves that are aimed at; {} if they are to be trained first. See aia.py."""
     if args.reference != "own":
         return aia.reference(args.reference, config.n_layer, args.size, args.steps, data, device,
-                             args.control)
+                             args.control, args.heads)
     if not args.resume and not args.branch:
         sys.exit(f"--reference own: {args.init_from} is of another architecture, whose curves are "
                  "not this one's; take another reference")
     if args.own is None:  # kept with the flags, as a resumed run has moved on since
-        measured = aia.measure(model, data)
-        args.own = {task: curve["mean"] for task, curve in measured.items()}
+        name = "heads" if args.heads else "mean"
+        args.own = {task: curve[name] for task, curve in aia.measure(model, data).items()}
     n_layer = config.n_layer
-    return aia.targets_of("own", args.own, n_layer, args.control, n_ranges=n_layer)
+    return aia.targets_of("own", args.own, n_layer, args.control, n_layer, args.heads)
+
+
+def look_up_teachers():
+    """With --maps {task: the reference's network}."""
+    networks = {}
+    for folder in args.reference.split(","):
+        network, of_run = load_model(folder, device)
+        if network.config.n_layer != config.n_layer:
+            sys.exit(f"--maps: {folder} has {network.config.n_layer} layers, this network "
+                     f"{config.n_layer}; name a run of the same depth")
+        for task in tasks:
+            if of_run["train"]["task"] in (task, "both"):
+                networks[task] = network
+    return networks
 
 
 # flags
@@ -152,6 +166,9 @@ for task in wanted:
         alone = " (one process alone would train it)" if world > 1 else ""
         sys.exit(f"--reference {args.reference}: says nothing of {task}; "
                  f"name a run trained on it too: OUT1,OUT2{alone}")
+if args.heads > config.n_head:
+    sys.exit(f"--heads {args.heads}: the network has {config.n_head} a layer; take fewer")
+teachers = look_up_teachers() if args.maps else {}
 targets = {}  # {task: (target, threshold)}, (L, 1) each
 for task in wanted:
     targets[task] = [torch.tensor(reference[task][name], device=device)[:, None]
@@ -397,6 +414,10 @@ for step in range(first_step, args.steps + 1):
     frozen = "train" in stage or "freeze" in stage
     align = args.aia > 0 and phase == 1 and its_turn and not frozen
 
+    weight = args.aia * args.aia_every  # on every N-th step, N times as strong
+    if args.aia_fade:
+        weight *= (args.steps - step) / (args.steps - begin)
+
     # forward and backward, one task after the other, as their rows differ in length. The gradients
     # add up, so that each task counts by its share of the step's rows
     losses = {}  # for the log
@@ -405,18 +426,27 @@ for step in range(first_step, args.steps + 1):
     for i, (task, batch, n_valid) in enumerate(batches):
         processes.sync_gradients(net, now=(i == len(batches) - 1))
         with torch.autocast(device_type, torch.bfloat16, enabled=args.dtype == "bfloat16"):
-            output = net(batch, watch=align)
+            maps = align and args.maps
+            output = net(batch, watch=align, explicit="maps" if maps else False)
+            if maps:
+                with torch.no_grad():
+                    wanted = teachers[task](batch, watch=True, explicit="maps").mass
         loss = row_losses(output.logits, batch).mean() / args.accumulate
         losses[f"loss_{task}"] = losses.get(f"loss_{task}", 0) + loss.detach()
         if align:  # the interaction of these rows, and how far it is off its target
             watched, watching = batch["watched"], batch["watching"]
-            intensity = aia.interaction(output.mass, watching)  # (L, B)
             valid = watched.any(1) & watching.any(1)  # (B,) but for rows without their prompt
             # the mean over the step's rows is the sum over its parts of (a part's sum) / n_valid;
             # as gradients are averaged over processes, theirs are to be world times as large
-            off = aia.aia_loss(intensity, valid, *targets[task], n_valid / world)
+            n_valid = n_valid / world
+            if maps:
+                off = aia.map_loss(output.mass, wanted, watching, valid, n_valid)
+            else:
+                intensity = aia.interaction(output.mass, watching)  # (L, B, H)
+                intensity = aia.aimed(intensity, valid, args.heads)  # (L, B), or (L heads, B)
+                off = aia.aia_loss(intensity, valid, *targets[task], n_valid)
             losses[f"aia_{task}"] = losses.get(f"aia_{task}", 0) + off.detach()
-            loss = loss + args.aia * args.aia_every * off  # on every N-th step, N times as strong
+            loss = loss + weight * off
         if config.routed():  # at the weight of Fedus et al. 2021
             loss = loss + .01 * output.router_loss / args.accumulate
             loads[f"load_{task}"] = output.load

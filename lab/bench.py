@@ -119,7 +119,7 @@ def loss_of(way, net, batch, act=True):
     loss = F.cross_entropy(output.logits.float(), batch["targets"][batch["loss"]])
     if not watch:
         return loss
-    intensity = aia.interaction(output.mass, batch["watching"])  # (L, B)
+    intensity = aia.interaction(output.mass, batch["watching"]).mean(-1)  # (L, B)
     target = torch.full_like(intensity[:, :1], .2)
     threshold = torch.full_like(target, .05)
     valid = batch["watched"].any(1)

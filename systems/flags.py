@@ -28,7 +28,7 @@ STEPS = {"nano": 5600, "small": 4000, "base": 10000}
 HOW = ("accumulate", "checkpoint", "compile", "fsdp")
 
 LEAST = {"steps": 1, "batch_size": 1, "accumulate": 1, "eval_every": 1, "aia_every": 1, "exam": 0,
-         "aia": 0, "aia_start": 0, "lr": 0, "seed": 0}
+         "aia": 0, "aia_start": 0, "heads": 0, "lr": 0, "seed": 0}
 
 # ---------------------------------------------------------------------------------------------
 # the flags
@@ -87,6 +87,14 @@ def add_training(parser):
     add("--control", choices=("swapped", "permuted", "constant"),
         help="what is made of the reference's curves, to tell whether their content matters: the "
              "other task's, another layer's, their mean")
+    add("--heads", type=int, default=0,
+        help="aim at so many heads of each layer, one by one, those that look most across; 0: at "
+             "the mean over all heads, as the paper does. The reference is to be own or runs")
+    add("--maps", action="store_true",
+        help="aim at the whole attention of the reference's networks, token by token: slow, to see "
+             "how much there is to gain. The reference is to be runs of the same depth")
+    add("--aia_fade", action="store_true",
+        help="AIA's weight falls to zero in a line, from where its phase begins")
     add("--task", choices=("both",) + TASKS, default="both", help="train on both tasks or on one")
     add("--ratio",
         help=f"generate:understand rows in a batch, in whole rows (default: {RATIO}, or what a "
@@ -225,6 +233,16 @@ def check_reference(args):
     if args.control and args.reference == "paper":
         sys.exit("--control: is of measured curves, and --reference paper is a table; take another "
                  "reference")
+    if (args.heads or args.maps) and not args.aia:
+        sys.exit("--heads and --maps say what AIA aims at; add --aia 0.1")
+    if args.heads and args.reference in ("paper", "small"):
+        sys.exit(f"--heads: --reference {args.reference} says nothing of single heads; take own, "
+                 "or runs: OUT1,OUT2")
+    if args.maps and args.reference in ("paper", "small", "own"):
+        sys.exit(f"--maps: --reference {args.reference} has no networks to look at; name runs: "
+                 "OUT1,OUT2")
+    if args.maps and (args.control or args.heads):
+        sys.exit("--maps: aims at whole maps, not at numbers; leave --control and --heads out")
     if args.control == "swapped" and args.task != "both":
         sys.exit(f"--control swapped: is of two tasks, and --task {args.task} trains one")
 
@@ -265,6 +283,12 @@ def name_of_run(args):
             words.append(args.reference)
         if args.control:
             words.append(args.control)
+        if args.heads:
+            words.append(f"heads{args.heads}")
+        if args.maps:
+            words.append("maps")
+        if args.aia_fade:
+            words.append("fade")
     if args.balance:
         words.append("balance")
     if args.task != "both":

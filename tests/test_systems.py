@@ -91,7 +91,7 @@ def test_every_architecture_takes_the_toy_world_s_rows(arch, toy):
         batch = model.to_batch(*[array[:4] for array in toy.rows["train"][task]])
         output = model(batch, watch=True)
         target = torch.full((2, 1), .5)
-        intensity = aia.interaction(output.mass, batch["watching"])
+        intensity = aia.interaction(output.mass, batch["watching"]).mean(-1)
         off = aia.aia_loss(intensity, torch.ones(4, dtype=torch.bool), target, target)
         loss = F.cross_entropy(output.logits, batch["targets"][batch["loss"]])
         (loss + off).backward()

@@ -239,6 +239,68 @@ def test_a_run_aims_at_the_control_of_its_reference(toy, trained, tmp_path, quic
         assert found["permuted"][task]["target"] != found[None][task]["target"]
 
 
+def test_of_single_heads_those_that_look_most_are_aimed_at():
+    """In their order, the first the most, over the rows that count; else at the mean."""
+    heads = torch.tensor([[.1, .9, .5], [.2, .3, .8]])  # (L, H)
+    intensity = heads[:, None].expand(-1, 4, -1).clone()  # (L, B, H)
+    intensity[:, 3] = 1 - intensity[:, 3]
+    valid = torch.tensor([True, True, True, False])
+    picked = aia.aimed(intensity, valid, 2)
+    assert picked.shape == (4, 4)
+    torch.testing.assert_close(picked[:, 0], torch.tensor([.9, .5, .8, .3]))
+    torch.testing.assert_close(aia.aimed(intensity, valid)[:, 0], heads.mean(1))
+    curves = {"generate": [[.6, .4, .2], [.8, .2, .2]]}
+    targets = aia.targets_of("run", curves, 3, heads=2)["generate"]
+    assert targets["target"] == pytest.approx([.6, .4, .7, .3, .8, .2])
+    assert targets["curve"] == pytest.approx([.4, .4, .4])
+
+
+def test_heads_of_a_run_are_aimed_at(toy, trained, tmp_path, quick):
+    flags = ("--aia", 1, "--aia_start", 0, "--steps", 2, "--reference", trained, "--heads", 2)
+    assert train(toy, tmp_path / "run", *flags) is None
+    about = json.loads((tmp_path / "run" / "interaction.json").read_text())
+    measured = aia.measure(load_model(trained, "cpu")[0], data.load_dataset(toy.folder))
+    for task in TASKS:
+        largest = [layer[:2] for layer in measured[task]["heads"]]
+        wanted = np.concatenate(largest)
+        assert about["reference"][task]["target"] == pytest.approx(wanted, abs=1e-3)
+
+
+def test_maps_are_off_by_nothing_only_if_they_are_the_same(toy, trained):
+    """And pulling at them brings a network's attention to the other's, token by token."""
+    teacher, _ = load_model(trained, "cpu")
+    begun, _ = load_model(trained, "cpu", "pretrained.pt")
+    for p in begun.parameters():
+        p.data += .1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()))
+    batch = teacher.to_batch(*[array[:8] for array in toy.rows["train"]["understand"]])
+    valid = batch["watched"].any(1) & batch["watching"].any(1)
+
+    def off(model):
+        maps = model(batch, watch=True, explicit="maps").mass
+        torch.testing.assert_close(maps.sum(-1), model(batch, watch=True).mass, atol=1e-5, rtol=0)
+        return aia.map_loss(maps, wanted, batch["watching"], valid, 8)
+
+    with torch.no_grad():
+        wanted = teacher(batch, watch=True, explicit="maps").mass
+    assert off(teacher).item() == pytest.approx(0, abs=1e-6)
+    opt = torch.optim.Adam(begun.parameters(), 1e-3)
+    losses = []
+    for _ in range(20):
+        loss = off(begun)
+        losses.append(loss.item())
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+    assert 0 < losses[-1] < .3 * losses[0]
+
+
+def test_a_run_may_aim_at_whole_maps_with_a_weight_that_fades(toy, trained, tmp_path, quick):
+    flags = ("--aia", 1, "--aia_start", 0, "--aia_every", 1, "--steps", 2, "--reference", trained,
+             "--maps", "--aia_fade")
+    assert train(toy, tmp_path / "run", *flags) is None
+    assert (tmp_path / "run" / "scores.json").exists()
+
+
 def test_a_missing_reference_is_trained_and_kept(toy, tmp_path, quick):
     """Only the toy world has shipped curves; two short single-task runs make those of others."""
     folder = tmp_path / "mine"
@@ -396,6 +458,9 @@ def test_a_branch_of_a_staged_run_goes_on_with_its_last_stage(toy, tmp_path, qui
     (("--aia", 1, "--control", "constant"), "--reference paper is a table"),
     (("--aia", 1, "--control", "swapped", "--reference", "small", "--task", "generate"),
      "of two tasks"),
+    (("--aia", 1, "--reference", "small", "--heads", 2), "says nothing of single heads"),
+    (("--aia", 1, "--reference", "small", "--maps"), "has no networks to look at"),
+    (("--maps",), "add --aia"),
     (("--batch_size", 1), "too few rows for both tasks"),
     (("--batch_size", 8, "--ratio", "3:5", "--accumulate", 2), "both are to be multiples of 2"),
     (("--split", "ffm"), "any of norm, qkv, ffn, ends"),
