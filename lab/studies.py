@@ -7,6 +7,7 @@ An arm is one way to train, with each seed once:
   flags  of train.py
   steps  of the optimiser; --quick takes a tenth
   from   (if any) the arm whose run of the same seed it starts from, at the end of its first phase
+  aim    (if any) the arm, or two: "draws,sees", whose runs of the same seed AIA aims at
 
 A study:
 
@@ -35,9 +36,18 @@ ARMS = {
     "weak-own": {"flags": f"{PULLED} --reference own", "steps": 400, "from": "weak"},
     "weak-swapped": {"flags": f"{PULLED} --control swapped", "steps": 400, "from": "weak"},
     "weak-constant": {"flags": f"{PULLED} --control constant", "steps": 400, "from": "weak"},
+    # the same at what it could become: the main job's network, which began with the same weights
+    "weak-main": {"flags": PULLED, "steps": 400, "from": "weak", "aim": "main"},
+    "weak-heads": {"flags": f"{PULLED} --heads 4", "steps": 400, "from": "weak", "aim": "main"},
+    "weak-maps": {"flags": f"{PULLED} --maps", "steps": 400, "from": "weak", "aim": "main"},
 }
 
 KINDS = ("existence", "count", "color", "shape", "place", "position", "describe")
+
+OF_WEAK = {
+    "loss/understand": .005, "loss/generate": .002, "summary/toy-GenEval": .02,
+    "summary/toy-POPE F1": .03, "summary/toy-MME": 30, "summary/answered": .02,
+}
 
 STUDIES = {
     "scores": {
@@ -68,6 +78,15 @@ STUDIES = {
             "summary/toy-MMVP": .02, "summary/answered": .01, "toy-GenEval/held-out": .02,
         },
     },
+    "headroom": {
+        "question": "How much is there to gain from another network's attention?",
+        "arms": ["weak", "weak-main", "weak-heads", "weak-maps"],
+        "seeds": 5,
+        "claim": "A weak network that attends as one that has learned both tasks gains in both: if "
+                 "not by its whole maps, then by no number a layer or head either.",
+        "rivals": [("weak-maps", "weak"), ("weak-heads", "weak"), ("weak-main", "weak")],
+        "measures": OF_WEAK,
+    },
     "weak": {
         "question": "Does AIA help a weak network that trains on, and does its target matter?",
         "arms": ["weak", "weak-small", "weak-paper", "weak-own", "weak-swapped", "weak-constant"],
@@ -78,10 +97,6 @@ STUDIES = {
                  "not, what helps is restraint. What counts first is the loss to understand.",
         "rivals": [("weak-small", "weak"), ("weak-paper", "weak"), ("weak-small", "weak-own"),
                    ("weak-small", "weak-swapped"), ("weak-small", "weak-constant")],
-        "measures": {
-            "loss/understand": .005, "loss/generate": .002, "summary/toy-GenEval": .02,
-            "summary/toy-POPE F1": .03, "summary/toy-MME": 30, "summary/answered": .02,
-            "distance/generate": .01, "distance/understand": .01,
-        },
+        "measures": OF_WEAK,
     },
 }

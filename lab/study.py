@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -49,7 +49,7 @@ class Run:
     folder: Path
     words: list            # what train.py is started with
     steps: int
-    source: object = None  # the Run that it starts from
+    sources: list = field(default_factory=list)  # the Runs that it starts from, or aims at
 
     @property
     def record(self):
@@ -128,7 +128,7 @@ def list_studies():
 
 
 def runs_of(study, n_seeds, root, quick=False):
-    """The study's runs, seed by seed; what a run starts from stands before it."""
+    """The study's runs, seed by seed; what a run needs stands before it."""
     runs = []
     for seed in range(n_seeds):
         of_seed = {}
@@ -139,7 +139,7 @@ def runs_of(study, n_seeds, root, quick=False):
 
 
 def add_run(of_seed, arm, seed, root, quick):
-    """Adds a run to {arm: run}, after what it starts from, if they are not there. Returns it."""
+    """Adds a run to {arm: run}, after what it needs, if they are not there. Returns it."""
     if arm in of_seed:
         return of_seed[arm]
     about = ARMS[arm]
@@ -147,13 +147,15 @@ def add_run(of_seed, arm, seed, root, quick):
     folder = root / f"{arm}-{seed}"
     words = [*about["flags"].split(), "--size", "nano", "--steps", str(steps),
              "--seed", str(seed), "--out", str(folder)]
-    source = None
-    if "from" in about:
-        source = add_run(of_seed, about["from"], seed, root, quick)
-        words += ["--init_from", str(source.folder)]
+    sources = []
+    for key, flag in (("from", "--init_from"), ("aim", "--reference")):
+        if key in about:
+            others = [add_run(of_seed, name, seed, root, quick) for name in about[key].split(",")]
+            words += [flag, ",".join(str(other.folder) for other in others)]
+            sources += others
     if quick:
         words += ["--exam", "20"]
-    of_seed[arm] = Run(arm, seed, folder, words, steps, source)
+    of_seed[arm] = Run(arm, seed, folder, words, steps, sources)
     return of_seed[arm]
 
 
@@ -171,9 +173,11 @@ def refuse_others(runs, mix):
         record = read(run.record)
         if record.get("words") != run.words:
             sys.exit(f"{run.folder}: was made with other flags; {anew}")
-        if run.source and record.get("source") != read(run.source.record).get("begun"):
-            sys.exit(f"{run.folder}: started from {run.source.folder} before that was made anew; "
-                     f"{anew}")
+        sources = record.get("sources", [])
+        for source, begun in zip(run.sources, sources):
+            if begun != read(source.record).get("begun"):
+                sys.exit(f"{run.folder}: was made before {source.folder}, which it needs, was made "
+                         f"anew; {anew}")
         revisions[record.get("revision")] = str(run.folder)
     if len(revisions) > 1 and not mix:
         who = ", ".join(f"{name} ({of_what})" for name, of_what in revisions.items())
@@ -208,7 +212,7 @@ def git(*words):
 
 def train_missing(runs, jobs):
     """
-    Runs what is not there yet, some at a time, and a run after what it starts from. If one fails
+    Runs what is not there yet, some at a time, and a run after what it needs. If one fails
     the others go on; then it exits with one line.
     """
     waiting = [run for run in runs if not run.is_done()]
@@ -246,7 +250,7 @@ def stop(*_):
 
 
 def can_start(run):
-    return run.source is None or run.source.is_done()
+    return all(source.is_done() for source in run.sources)
 
 
 def launch(run, jobs, code):
@@ -277,7 +281,7 @@ def record_of(run, jobs, code):
         machine = name_of(device)
     return {
         "words": run.words, "revision": code, "data": checksum(Path(DATA) / "meta.json"),
-        "source": read(run.source.record)["begun"] if run.source else None,
+        "sources": [read(source.record)["begun"] for source in run.sources],
         "begun": time.strftime("%Y-%m-%d %H:%M:%S"), "machine": machine, "jobs": jobs,
         "torch": torch.__version__}
 

@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -54,6 +55,7 @@ with open("said", "a") as f:
 
 ARMS = {"plain": {"flags": "", "steps": 100},
         "better": {"flags": "--gain 0.05", "steps": 40, "from": "plain"},
+        "aims": {"flags": "", "steps": 20, "aim": "plain,better"},
         "stops": {"flags": "--stop yes", "steps": 100},
         "fails": {"flags": "--fail yes", "steps": 100}}
 STUDIES = {
@@ -178,7 +180,15 @@ def test_a_branch_of_weights_that_were_made_anew_is_refused(place, monkeypatch):
     record = place / "out/study/plain-0.json"
     about = json.loads(record.read_text())
     record.write_text(json.dumps(about | {"begun": "later"}))
-    assert "before that was made anew" in run(monkeypatch, "rivals")
+    assert "was made before" in run(monkeypatch, "rivals")
+
+
+def test_an_arm_may_aim_at_the_runs_of_others(place):
+    runs = study.runs_of({"arms": ["aims"]}, 2, Path("out"))
+    assert [(one.arm, one.seed) for one in runs] == [
+        (arm, seed) for seed in (0, 1) for arm in ("plain", "better", "aims")]
+    assert "--reference out/plain-1,out/better-1" in " ".join(runs[-1].words)
+    assert not study.can_start(runs[-1])
 
 
 def test_the_revision_is_that_of_the_code_not_of_words_about_it(tmp_path, monkeypatch):
@@ -310,7 +320,7 @@ def test_every_study_of_ours_measures_what_there_is(name, tmp_path):
     runs = study.runs_of(about, about["seeds"], tmp_path)
     assert len({one.folder for one in runs}) == len(runs)
     for place, one in enumerate(runs):
-        assert one.source is None or one.source in runs[:place]
+        assert all(source in runs[:place] for source in one.sources)
     summary = ("toy-GenEval", "toy-POPE F1", "toy-MME", "toy-MMVP", "answered")
     losses = ("generate", "understand")
     columns = {"summary": summary, "toy-GenEval": GENEVAL + EXTRA, "answered": KINDS,
