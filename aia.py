@@ -86,7 +86,8 @@ def correlation(now):
 # ---------------------------------------------------------------------------------------------
 # 2. the reference
 #
-# {"name": ..., task: {"curve": [L], "target": [L], "threshold": [L]}, ...}
+# {"name": ..., task: {"curve": [L], "target": [L], "threshold": [L]}, ...}, but that with heads
+# target and threshold have a number for each head that is aimed at, layer by layer
 #
 # The paper does not aim at each layer's own value: it cuts the curve into ranges of neighbouring
 # layers that share a target and a threshold.
@@ -109,7 +110,7 @@ def reference(kind, n_layer, size=None, steps=None, dataset=None, device="cpu", 
                other data sets train.py makes them, in as many steps as this run
       a path   a run's folder, or two with a comma between: what is measured on them
 
-    heads: a target for each of so many heads of a layer, see aimed(); of runs only.
+    heads: a target for each of so many heads of a layer, see aimed(); paper and small have none.
     """
     if kind == "paper":
         return {"name": kind} | paper_targets(n_layer)
@@ -123,7 +124,8 @@ def reference(kind, n_layer, size=None, steps=None, dataset=None, device="cpu", 
 def targets_of(name, curves, n_layer, control=None, n_ranges=3, heads=0):
     """
     Curves {task: [L]} as the targets for a network of n_layer layers, see in_ranges(). With heads
-    curves are {task: [L][H]}, of which the so many largest of each layer are targets, one by one.
+    curves are {task: [L][H]}, of which the so many largest of each layer are targets, one by one,
+    each with the paper's least threshold, 0.05.
     """
     targets = {"name": name}
     for task, curve in controlled(curves, control).items():
@@ -131,7 +133,7 @@ def targets_of(name, curves, n_layer, control=None, n_ranges=3, heads=0):
         if heads:
             curve = np.array(curve)  # (n_layer, H)
             if curve.shape[1] < heads:
-                sys.exit(f"--heads {heads}: the reference has {curve.shape[1]} a layer")
+                sys.exit(f"--heads {heads}: the reference has {curve.shape[1]} a layer; take fewer")
             target = curve[:, :heads].flatten().tolist()
             threshold = [.05] * len(target)
             curve = curve.mean(1).tolist()
@@ -143,7 +145,8 @@ def targets_of(name, curves, n_layer, control=None, n_ranges=3, heads=0):
 
 def controlled(curves, control):
     """
-    Is it a curve's content that helps, or would any restraint do? {task: [L]} as a control has it:
+    Is it a curve's content that helps, or would any restraint do? {task: [L]}, or {task: [L][H]},
+    as a control has it:
 
       swapped   each task has the other's curve
       permuted  each layer has the value of the one half the depth away
@@ -255,9 +258,9 @@ def aia_loss(intensity, valid, target, threshold, n_valid=None):
     Paper eq. 2, with Huber's loss divided by its threshold (smooth L1): far from the target it is
     about |intensity - target|, so that its weight means the same for every threshold.
 
-    intensity (L, B); valid (B,) bool, the rows that count; target and threshold (L, 1). Returns a
-    scalar, the mean over layers and valid rows. n_valid: of the whole batch, if these are only
-    some of its rows.
+    intensity (L, B), as from aimed(), with heads in the layers' place; valid (B,) bool, the rows
+    that count; target and threshold (L, 1). Returns a scalar, the mean over layers and valid rows.
+    n_valid: of the whole batch, if these are only some of its rows.
     """
     if n_valid is None:
         n_valid = int(valid.sum())
@@ -287,8 +290,8 @@ def map_loss(maps, wanted, watching, valid, n_valid):
 def with_rest(maps):
     """Maps (L, B, H, T, S) -> (L, B, T, S + 1), mean over heads; and what is not on the watched."""
     maps = maps.float().mean(2)
-    rest = 1 - maps.sum(-1, keepdim=True)
-    return torch.cat((maps, rest), -1).clamp(min=1e-6)
+    rest = 1 - maps.sum(-1, keepdim=True)  # in bfloat16 it may be a little below 0
+    return torch.cat((maps, rest.clamp(min=0)), -1) + 1e-4  # so that no logarithm is too large
 
 
 if __name__ == "__main__":

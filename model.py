@@ -305,7 +305,7 @@ def attend(q, k, v, watched=None, mask=None, explicit=False):
     k = F.pad(k, (0, room))
     y = attention(q, k, v, mask, scale)
     y, mass = y.split((D, room), -1)
-    return y, mass[..., 0].float()
+    return y, mass[..., 0].float().contiguous()  # a copy: a view would keep all of y
 
 
 class RMSNorm(nn.Module):

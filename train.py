@@ -18,6 +18,7 @@ and AIA acts. (A preset's stages are something else: which weights train, and fo
 The file runs from top to bottom. Its flags are in systems/flags.py, what several processes need in
 tools/processes.py, whose functions do nothing for one.
 """
+import json
 import shutil
 import signal
 import sys
@@ -100,17 +101,19 @@ def look_up_reference():
         name = "heads" if args.heads else "mean"
         args.own = {task: curve[name] for task, curve in aia.measure(model, data).items()}
     n_layer = config.n_layer
-    return aia.targets_of("own", args.own, n_layer, args.control, n_layer, args.heads)
+    return aia.targets_of("own", args.own, n_layer, args.control, n_ranges=n_layer,
+                          heads=args.heads)
 
 
 def look_up_teachers():
     """With --maps {task: the reference's network}."""
     networks = {}
+    mine = json.loads(json.dumps(asdict(config)))  # lists for tuples, as in a file
     for folder in args.reference.split(","):
         network, of_run = load_model(folder, device)
-        if network.config.n_layer != config.n_layer:
-            sys.exit(f"--maps: {folder} has {network.config.n_layer} layers, this network "
-                     f"{config.n_layer}; name a run of the same depth")
+        if of_run["model"] != mine:  # it is to read the same rows
+            sys.exit(f"--maps: {folder} is of another shape; name a run of the same --arch and "
+                     "--size, with the same flags of both")
         for task in tasks:
             if of_run["train"]["task"] in (task, "both"):
                 networks[task] = network
@@ -155,6 +158,9 @@ model = build(config).to(device)
 # the weights of --init_from; if these went through the stages already, the last alone is left
 stages = begin_with(model, stages, args, data, device)
 
+if args.heads > config.n_head:
+    sys.exit(f"--heads {args.heads}: the network has {config.n_head} a layer; take fewer")
+
 # reference: with AIA, curves that are missing are trained first
 reference = look_up_reference()
 wanted = tasks if args.aia else ()
@@ -166,10 +172,8 @@ for task in wanted:
         alone = " (one process alone would train it)" if world > 1 else ""
         sys.exit(f"--reference {args.reference}: says nothing of {task}; "
                  f"name a run trained on it too: OUT1,OUT2{alone}")
-if args.heads > config.n_head:
-    sys.exit(f"--heads {args.heads}: the network has {config.n_head} a layer; take fewer")
 teachers = look_up_teachers() if args.maps else {}
-targets = {}  # {task: (target, threshold)}, (L, 1) each
+targets = {}  # {task: (target, threshold)}, (L, 1) each, or with --heads (L heads, 1)
 for task in wanted:
     targets[task] = [torch.tensor(reference[task][name], device=device)[:, None]
                      for name in ("target", "threshold")]
@@ -413,10 +417,10 @@ for step in range(first_step, args.steps + 1):
     its_turn = (step - begin) % args.aia_every == 0
     frozen = "train" in stage or "freeze" in stage
     align = args.aia > 0 and phase == 1 and its_turn and not frozen
-
     weight = args.aia * args.aia_every  # on every N-th step, N times as strong
-    if args.aia_fade:
+    if align and args.aia_fade:
         weight *= (args.steps - step) / (args.steps - begin)
+    explicit = "maps" if align and args.maps else False
 
     # forward and backward, one task after the other, as their rows differ in length. The gradients
     # add up, so that each task counts by its share of the step's rows
@@ -426,11 +430,7 @@ for step in range(first_step, args.steps + 1):
     for i, (task, batch, n_valid) in enumerate(batches):
         processes.sync_gradients(net, now=(i == len(batches) - 1))
         with torch.autocast(device_type, torch.bfloat16, enabled=args.dtype == "bfloat16"):
-            maps = align and args.maps
-            output = net(batch, watch=align, explicit="maps" if maps else False)
-            if maps:
-                with torch.no_grad():
-                    wanted = teachers[task](batch, watch=True, explicit="maps").mass
+            output = net(batch, watch=align, explicit=explicit)
         loss = row_losses(output.logits, batch).mean() / args.accumulate
         losses[f"loss_{task}"] = losses.get(f"loss_{task}", 0) + loss.detach()
         if align:  # the interaction of these rows, and how far it is off its target
@@ -439,8 +439,10 @@ for step in range(first_step, args.steps + 1):
             # the mean over the step's rows is the sum over its parts of (a part's sum) / n_valid;
             # as gradients are averaged over processes, theirs are to be world times as large
             n_valid = n_valid / world
-            if maps:
-                off = aia.map_loss(output.mass, wanted, watching, valid, n_valid)
+            if args.maps:
+                with torch.no_grad():
+                    theirs = teachers[task](batch, watch=True, explicit="maps").mass
+                off = aia.map_loss(output.mass, theirs, watching, valid, n_valid)
             else:
                 intensity = aia.interaction(output.mass, watching)  # (L, B, H)
                 intensity = aia.aimed(intensity, valid, args.heads)  # (L, B), or (L heads, B)

@@ -44,6 +44,7 @@ ARMS = {
 
 KINDS = ("existence", "count", "color", "shape", "place", "position", "describe")
 
+# no distances: each arm's is to its own target
 OF_WEAK = {
     "loss/understand": .005, "loss/generate": .002, "summary/toy-GenEval": .02,
     "summary/toy-POPE F1": .03, "summary/toy-MME": 30, "summary/answered": .02,
@@ -82,8 +83,9 @@ STUDIES = {
         "question": "How much is there to gain from another network's attention?",
         "arms": ["weak", "weak-main", "weak-heads", "weak-maps"],
         "seeds": 5,
-        "claim": "A weak network that attends as one that has learned both tasks gains in both: if "
-                 "not by its whole maps, then by no number a layer or head either.",
+        "claim": "A weak network that is made to attend as one that has learned both tasks gains "
+                 "in both. It may be held to that one's whole maps, to each head's interaction, or "
+                 "to each layer's.",
         "rivals": [("weak-maps", "weak"), ("weak-heads", "weak"), ("weak-main", "weak")],
         "measures": OF_WEAK,
     },

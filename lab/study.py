@@ -173,9 +173,8 @@ def refuse_others(runs, mix):
         record = read(run.record)
         if record.get("words") != run.words:
             sys.exit(f"{run.folder}: was made with other flags; {anew}")
-        sources = record.get("sources", [])
-        for source, begun in zip(run.sources, sources):
-            if begun != read(source.record).get("begun"):
+        for source in run.sources:
+            if record.get("sources", {}).get(source.arm) != read(source.record).get("begun"):
                 sys.exit(f"{run.folder}: was made before {source.folder}, which it needs, was made "
                          f"anew; {anew}")
         revisions[record.get("revision")] = str(run.folder)
@@ -281,7 +280,7 @@ def record_of(run, jobs, code):
         machine = name_of(device)
     return {
         "words": run.words, "revision": code, "data": checksum(Path(DATA) / "meta.json"),
-        "sources": [read(source.record)["begun"] for source in run.sources],
+        "sources": {source.arm: read(source.record)["begun"] for source in run.sources},
         "begun": time.strftime("%Y-%m-%d %H:%M:%S"), "machine": machine, "jobs": jobs,
         "torch": torch.__version__}
 

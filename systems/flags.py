@@ -92,7 +92,7 @@ def add_training(parser):
              "the mean over all heads, as the paper does. The reference is to be own or runs")
     add("--maps", action="store_true",
         help="aim at the whole attention of the reference's networks, token by token: slow, to see "
-             "how much there is to gain. The reference is to be runs of the same depth")
+             "how much there is to gain. The reference is to be runs of the same --arch, --size")
     add("--aia_fade", action="store_true",
         help="AIA's weight falls to zero in a line, from where its phase begins")
     add("--task", choices=("both",) + TASKS, default="both", help="train on both tasks or on one")
@@ -148,7 +148,7 @@ def read_flags():
     expect_faults(NO_MEMORY)
     args = p.parse_args()
     args.branch = False  # whether it goes on from a run of the same architecture
-    args.own = None      # with --reference own: that network's curves, {task: [L]}
+    args.own = None      # with --reference own: that network's curves, {task: [L]} or [L][H]
     if args.resume:
         take_from_run(args)
     check_numbers(args)
@@ -225,7 +225,7 @@ def check_ratio(args):
 
 
 def check_reference(args):
-    """What is aimed at is to be there, and to be what --control can change."""
+    """What is aimed at is to be there, and to be what the flags make of it."""
     if args.reference == "own" and not args.init_from:
         sys.exit("--reference own: is the curves of the network that --init_from names; name one")
     if args.control and not args.aia:
@@ -233,14 +233,16 @@ def check_reference(args):
     if args.control and args.reference == "paper":
         sys.exit("--control: is of measured curves, and --reference paper is a table; take another "
                  "reference")
-    if (args.heads or args.maps) and not args.aia:
-        sys.exit("--heads and --maps say what AIA aims at; add --aia 0.1")
+    if (args.heads or args.maps or args.aia_fade) and not args.aia:
+        sys.exit("--heads, --maps and --aia_fade are of AIA; add --aia 0.1")
+    if args.heads and world * args.accumulate > 1:
+        sys.exit(f"--heads {args.heads}: which heads look most is asked of a step's rows at once; "
+                 "take one process, and no --accumulate")
     if args.heads and args.reference in ("paper", "small"):
         sys.exit(f"--heads: --reference {args.reference} says nothing of single heads; take own, "
                  "or runs: OUT1,OUT2")
     if args.maps and args.reference in ("paper", "small", "own"):
-        sys.exit(f"--maps: --reference {args.reference} has no networks to look at; name runs: "
-                 "OUT1,OUT2")
+        sys.exit(f"--maps: --reference {args.reference} is numbers only; name runs: OUT1,OUT2")
     if args.maps and (args.control or args.heads):
         sys.exit("--maps: aims at whole maps, not at numbers; leave --control and --heads out")
     if args.control == "swapped" and args.task != "both":

@@ -64,6 +64,8 @@ STUDIES = {
     "rivals": {"question": "Is it better?", "arms": ["plain", "better"], "seeds": 3,
                "claim": "It is.", "rivals": [("better", "plain")],
                "measures": {"summary/answered": .01, "loss/generate": .01, "summary/other": .01}},
+    "aims": {"question": "Does it aim?", "arms": ["aims"], "seeds": 1,
+             "promise": {"summary/answered": (.5, .5)}},
     "stops": {"question": "Does it go on?", "arms": ["stops"], "seeds": 1,
               "promise": {"summary/answered": (.5, .5)}},
     "fails": {"question": "Does it end?", "arms": ["fails", "plain"], "seeds": 2,
@@ -189,6 +191,14 @@ def test_an_arm_may_aim_at_the_runs_of_others(place):
         (arm, seed) for seed in (0, 1) for arm in ("plain", "better", "aims")]
     assert "--reference out/plain-1,out/better-1" in " ".join(runs[-1].words)
     assert not study.can_start(runs[-1])
+
+
+def test_whoever_aims_at_a_run_is_refused_once_that_was_made_anew(place, monkeypatch):
+    run(monkeypatch, "aims")
+    record = place / "out/study/better-0.json"
+    about = json.loads(record.read_text())
+    record.write_text(json.dumps(about | {"begun": "later"}))
+    assert "aims-0: was made before" in run(monkeypatch, "aims")
 
 
 def test_the_revision_is_that_of_the_code_not_of_words_about_it(tmp_path, monkeypatch):

@@ -243,7 +243,7 @@ def test_of_single_heads_those_that_look_most_are_aimed_at():
     """In their order, the first the most, over the rows that count; else at the mean."""
     heads = torch.tensor([[.1, .9, .5], [.2, .3, .8]])  # (L, H)
     intensity = heads[:, None].expand(-1, 4, -1).clone()  # (L, B, H)
-    intensity[:, 3] = 1 - intensity[:, 3]
+    intensity[:, 2:] = 1 - intensity[:, 2:]
     valid = torch.tensor([True, True, True, False])
     picked = aia.aimed(intensity, valid, 2)
     assert picked.shape == (4, 4)
@@ -294,11 +294,37 @@ def test_maps_are_off_by_nothing_only_if_they_are_the_same(toy, trained):
     assert 0 < losses[-1] < .3 * losses[0]
 
 
-def test_a_run_may_aim_at_whole_maps_with_a_weight_that_fades(toy, trained, tmp_path, quick):
-    flags = ("--aia", 1, "--aia_start", 0, "--aia_every", 1, "--steps", 2, "--reference", trained,
-             "--maps", "--aia_fade")
+def test_a_run_may_aim_at_the_whole_maps_of_another(toy, trained, tmp_path, quick):
+    """At first it is off by nothing if it starts where the other ended."""
+    ended = tmp_path / "ended"
+    shutil.copytree(trained, ended)
+    shutil.copyfile(ended / "ckpt.pt", ended / "pretrained.pt")
+    flags = ("--init_from", ended, "--reference", trained, "--maps", "--aia", 1, "--aia_every", 1,
+             "--steps", 2, "--dtype", "float32")
     assert train(toy, tmp_path / "run", *flags) is None
-    assert (tmp_path / "run" / "scores.json").exists()
+    first = numbers_of(tmp_path / "run" / "log.csv")[0]
+    for task in TASKS:
+        assert first[f"aia_{task}"] == pytest.approx(0, abs=1e-4)
+    said = train(toy, tmp_path / "other", "--arch", "evev2", *flags[2:])
+    assert "name a run of the same --arch and --size" in said
+
+
+def test_a_weight_that_fades_is_half_of_itself_half_way(toy, tmp_path, quick):
+    """Of two steps the second alone is pulled, with a weight that fades and with half of it."""
+    loss = aia.aia_loss
+    for name, flags in (("fades", ("--aia", 1, "--aia_fade")), ("half", ("--aia", .5))):
+        acts = []
+
+        def second_alone(*args):
+            acts.append(1)
+            return loss(*args) * (len(acts) == 2)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(aia, "aia_loss", second_alone)
+            assert train(toy, tmp_path / name, "--task", "understand", "--steps", 2,
+                         "--aia_start", 0, "--aia_every", 1, *flags) is None
+        assert len(acts) == 2
+    assert same(weights(tmp_path / "fades"), weights(tmp_path / "half"))
 
 
 def test_a_missing_reference_is_trained_and_kept(toy, tmp_path, quick):
@@ -459,8 +485,10 @@ def test_a_branch_of_a_staged_run_goes_on_with_its_last_stage(toy, tmp_path, qui
     (("--aia", 1, "--control", "swapped", "--reference", "small", "--task", "generate"),
      "of two tasks"),
     (("--aia", 1, "--reference", "small", "--heads", 2), "says nothing of single heads"),
-    (("--aia", 1, "--reference", "small", "--maps"), "has no networks to look at"),
+    (("--aia", 1, "--reference", "small", "--maps"), "is numbers only"),
     (("--maps",), "add --aia"),
+    (("--aia_fade", "--aia_start", 1), "add --aia"),
+    (("--aia", 1, "--reference", "out/x", "--heads", 2, "--accumulate", 2), "rows at once"),
     (("--batch_size", 1), "too few rows for both tasks"),
     (("--batch_size", 8, "--ratio", "3:5", "--accumulate", 2), "both are to be multiples of 2"),
     (("--split", "ffm"), "any of norm, qkv, ffn, ends"),
