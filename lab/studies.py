@@ -29,6 +29,9 @@ PULLED = "--aia 1 --aia_every 1 --exam 30"
 ARMS = {
     "main": {"flags": "--aia 0.1", "steps": 5600},
     "without": {"flags": "", "steps": 2240, "from": "main"},  # its second phase, without AIA
+    # one task alone, with as many rows of it
+    "draws": {"flags": "--task generate --batch_size 10", "steps": 5600},
+    "sees": {"flags": "--task understand --batch_size 22", "steps": 5600},
     # a weak network, and what may pull it while it trains on; the paper pulls on every step
     "weak": {"flags": "--exam 30", "steps": 1000},
     "weak-small": {"flags": f"{PULLED} --reference small", "steps": 400, "from": "weak"},
@@ -77,6 +80,20 @@ STUDIES = {
             "loss/generate": .002, "loss/understand": .002,
             "summary/toy-GenEval": .01, "summary/toy-POPE F1": .005, "summary/toy-MME": 10,
             "summary/toy-MMVP": .02, "summary/answered": .01, "toy-GenEval/held-out": .02,
+        },
+    },
+    "synergy": {
+        "question": "Does each task gain from the other?",
+        "arms": ["without", "draws", "sees"],
+        "seeds": 5,
+        "claim": "A network that trains on both tasks does each better than one that trains on it "
+                 "alone (arXiv 2511.22663 of drawing, with AIA). Here it sees the same rows of it "
+                 "in as many steps, without AIA.",
+        "rivals": [("without", "draws"), ("without", "sees")],
+        "measures": {
+            "loss/generate": .002, "loss/understand": .005, "summary/toy-GenEval": .01,
+            "summary/toy-POPE F1": .005, "summary/toy-MME": 10, "summary/toy-MMVP": .02,
+            "summary/answered": .01, "toy-GenEval/held-out": .02,
         },
     },
     "headroom": {
