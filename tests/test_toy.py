@@ -147,23 +147,23 @@ def test_a_place_is_one_of_nine():
     assert len(set(where.values())) == 9
 
 
-def test_questions_of_position_are_each_of_another_two_and_every_kind_stands_first_at_times():
-    """So each has to be looked up; and the exam, which asks each alone, asks nothing unheard of."""
+def test_look_ups_are_each_of_other_objects_and_every_kind_stands_first_at_times():
+    """So each has to be made; and the exam, which asks each alone, asks nothing unheard of."""
     rng = np.random.default_rng(0)
     first = Counter()
-    most = 0
+    most = Counter()
     for scene in make_scenes(1500, 4):
-        asked = questions(scene, rng, n_position=2)
-        twos = []
-        for kind, question, _ in asked:
-            if kind == "position":
+        asked = questions(scene, rng, n_place=2, n_position=2)
+        for kind in ("place", "position"):
+            looked_up = []
+            for question in [question for of_kind, question, _ in asked if of_kind == kind]:
                 named = re.findall(f"({'|'.join(COLORS)}) ({'|'.join(SHAPES)})", question)
-                twos.append(frozenset(named))
-        assert len(set(twos)) == len(twos)
-        most = max(most, len(twos))
+                looked_up.append(frozenset(named))
+            assert len(set(looked_up)) == len(looked_up)
+            most[kind] = max(most[kind], len(looked_up))
         if len(scene) > 2:
             first[asked[0][0]] += 1
-    assert most == 2
+    assert most == {"place": 2, "position": 2}
     assert min(first[kind] for kind in KINDS if kind != "describe") > 30
 
 

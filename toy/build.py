@@ -118,15 +118,18 @@ def tell(scene, rng):
     A caption of a scene, and [(question, answer)]. Most scenes are asked about, some are described,
     and some both. Nothing that is said names a held-out pair.
 
-    Where one object is, seen from another, is learned last, so it is asked for twice if there are
-    as many twos; what a row has no room for is left out.
+    To look an object up among others is learned last. So of three and more objects two are asked
+    for by place, and where one is, seen from another, twice, if there are as many twos; what a row
+    has no room for is left out.
 
     Where a scene lets us choose, its caption does not even have both words of one. If "red",
     "cross", "orange" and "circle" always meant a red circle and an orange cross, that is what the
     network would learn, rather than which word goes with which.
     """
     record = silent_caption(scene, rng) if can_be_silent(scene) else caption(scene, rng)
-    turns = [(question, answer) for _, question, answer in questions(scene, rng, n_position=2)]
+    n_place = 2 if len(scene) > 2 else 1
+    asked = questions(scene, rng, n_place=n_place, n_position=2)
+    turns = [(question, answer) for _, question, answer in asked]
     if has_held_out(scene):
         return record["prompt"], [turn for turn in turns if not says_held_out(*turn)]
     what = rng.random()

@@ -198,12 +198,12 @@ def silent_caption(scene, rng):
 # questions
 
 
-def questions(scene, rng, hidden=frozenset(HELD_OUT), n_position=1):
+def questions(scene, rng, hidden=frozenset(HELD_OUT), n_place=1, n_position=1):
     """
     [(kind, question, answer)] in random order, as the exam asks each alone: what never stood first
     would be new to a network there. Only "describe" is always last, as no answer may be read off an
-    earlier one. At most one for each of KINDS, but of position at most n_position, each about
-    another two objects.
+    earlier one. At most one for each of KINDS, but of place at most n_place, each about another
+    object, and of position at most n_position, each about another two.
 
     Many are yes/no questions, with yes and no equally likely; the others are open.
     hidden: pairs that are never asked for in vain, or the network would learn to say no to them.
@@ -214,10 +214,10 @@ def questions(scene, rng, hidden=frozenset(HELD_OUT), n_position=1):
         ask_count(scene, rng, some_object),
         ask_color(scene, rng, hidden),
         ask_shape(scene, rng, hidden),
-        ask_place(scene, rng),
+        *(ask_place(scene, rng) for _ in range(n_place)),
         *ask_positions(scene, rng, n_position),
     ]
-    asked = [question for question in asked if question is not None]
+    asked = [question for question in dict.fromkeys(asked) if question is not None]
     shuffled = [asked[i] for i in rng.permutation(len(asked))]
     return shuffled + [("describe", "describe the picture.", dense(scene))]
 
