@@ -27,11 +27,11 @@ distance less is better.
 PULLED = "--aia 1 --aia_every 1 --exam 30"
 
 ARMS = {
-    "main": {"flags": "--aia 0.1", "steps": 5600},
-    "without": {"flags": "", "steps": 2240, "from": "main"},  # its second phase, without AIA
+    "main": {"flags": "--aia 0.1", "steps": 5500},
+    "without": {"flags": "", "steps": 2200, "from": "main"},  # its second phase, without AIA
     # one task alone, with as many rows of it
-    "draws": {"flags": "--task generate --batch_size 10", "steps": 5600},
-    "sees": {"flags": "--task understand --batch_size 22", "steps": 5600},
+    "draws": {"flags": "--task generate --batch_size 10", "steps": 5500},
+    "sees": {"flags": "--task understand --batch_size 22", "steps": 5500},
     # a weak network, and what may pull it while it trains on; the paper pulls on every step
     "weak": {"flags": "--exam 30", "steps": 1000},
     "weak-small": {"flags": f"{PULLED} --reference small", "steps": 400, "from": "weak"},

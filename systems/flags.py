@@ -22,7 +22,7 @@ from tools.processes import world
 NO_MEMORY = "take a step's rows in more parts (--accumulate 2), or fewer rows (--batch_size)"
 
 RATIO = "5:11"  # rows to generate : rows to understand, of which looking up is learned last
-STEPS = {"nano": 5600, "small": 4000, "base": 10000}
+STEPS = {"nano": 5500, "small": 4000, "base": 10000}
 
 # How a step is taken, not which step it is: a resumed run may choose these anew.
 HOW = ("accumulate", "checkpoint", "compile", "fsdp")
@@ -108,7 +108,7 @@ def add_training(parser):
     add("--out", help="folder of the run (default: out/ and what it is, such as out/aia-nano or "
                       "out/evev2-nano)")
     add("--steps", type=int,
-        help="optimiser steps (default: nano 5600, small 4000, base 10000)")
+        help="optimiser steps (default: nano 5500, small 4000, base 10000)")
     add("--batch_size", type=int, default=32, help="rows a step")
     add("--accumulate", type=int, default=1,
         help="parts that a step's rows are taken in, one after the other: the same step in less "
