@@ -58,7 +58,7 @@ STUDIES = {
         "question": "Does the main job learn every skill, whatever the seed?",
         "arms": ["main"],
         "seeds": 5,
-        "note": "The recipe was chosen with seeds 0 and 1 (skills.md); the other seeds are fresh.",
+        "note": "The recipe was chosen with seeds 0 to 2 (skills.md); seeds 3 and 4 are fresh.",
         "promise": {
             "summary/toy-GenEval": (.90, .87),
             "summary/answered": (.97, .97),
