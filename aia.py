@@ -209,7 +209,11 @@ def at_depth(curve, n_layer):
     """
     here = np.linspace(0, 1, n_layer)
     there = np.linspace(0, 1, len(curve))
-    return np.apply_along_axis(lambda c: np.interp(here, there, c), 0, np.array(curve)).tolist()
+
+    def stretched(column):  # of one head, or of the mean
+        return np.interp(here, there, column)
+
+    return np.apply_along_axis(stretched, 0, np.array(curve)).tolist()
 
 
 def in_ranges(curve, n=3):

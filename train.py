@@ -18,7 +18,6 @@ and AIA acts. (A preset's stages are something else: which weights train, and fo
 The file runs from top to bottom. Its flags are in systems/flags.py, what several processes need in
 tools/processes.py, whose functions do nothing for one.
 """
-import json
 import shutil
 import signal
 import sys
@@ -42,8 +41,8 @@ from systems import build
 from systems.dial import cost, with_flags
 from systems.flags import (RATIO, dial_of, how_to_resume, phase_begins, read_flags, rows_a_step,
                            stages_of, turned)
-from systems.runs import (VERSION, load_checkpoint, load_model, next_command, read_config,
-                          refuse_other_data)
+from systems.runs import (VERSION, as_saved, load_checkpoint, load_model, next_command,
+                          read_config, refuse_other_data)
 from systems.start import begin_with, stage_at, trains
 from tools import processes
 from tools.balance import put_back, set_aside
@@ -108,10 +107,9 @@ def look_up_reference():
 def look_up_teachers():
     """With --maps {task: the reference's network}."""
     networks = {}
-    mine = json.loads(json.dumps(asdict(config)))  # lists for tuples, as in a file
     for folder in args.reference.split(","):
         network, of_run = load_model(folder, device)
-        if of_run["model"] != mine:  # it is to read the same rows
+        if of_run["model"] != as_saved(config):  # it is to read the same rows
             sys.exit(f"--maps: {folder} is of another shape; name a run of the same --arch and "
                      "--size, with the same flags of both")
         for task in tasks:

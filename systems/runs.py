@@ -4,6 +4,7 @@ network again asks here.
 """
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from data import checksum
@@ -12,6 +13,11 @@ from systems import build
 from tools.files import first_line, load_state
 
 VERSION = 4  # of what weights mean: a run of another version is refused, never misread
+
+
+def as_saved(config):
+    """A network's Config as config.json has it: a dict, with lists for tuples."""
+    return json.loads(json.dumps(asdict(config)))
 
 
 def latest_run():

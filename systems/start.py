@@ -4,15 +4,13 @@ systems/start.py: one system's weights as the beginning of another, and training
 The published systems do not start from nothing. They take a trained network apart, and train the
 new parts before all others. The stages of each stand in the table of model.py.
 """
-import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from model import PRESETS
-from systems.runs import load_model, refuse_other_data
+from systems.runs import as_saved, load_model, refuse_other_data
 from tools.files import load_state
 
 
@@ -111,7 +109,7 @@ def start_from_run(model, run, data, device):
         sys.exit(f"--init_from {run}: pretrained.pt is missing, which has its weights from before "
                  "AIA; copy it back, or train the run again")
     theirs = about["model"]
-    mine = json.loads(json.dumps(asdict(model.config)))  # lists for tuples, as in a file
+    mine = as_saved(model.config)
     free = (*model.config.DIAL, "block_size")  # what start_from() bridges
     same_shape = all(mine[name] == value for name, value in theirs.items() if name not in free)
     same_network = theirs == mine
