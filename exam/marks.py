@@ -255,9 +255,9 @@ def table(scores):
         widths = [max(len(head), 8) + 2 for head in heads]
         lines = [as_line(name, heads, widths)]
         for row, label in ROWS.items():
-            numbers = [number_of(row, column) for column in columns.values()]
-            if any(number is not None for number in numbers):
-                lines.append(as_line(label, [as_cell(number) for number in numbers], widths))
+            cells = [as_cell(row, column) for column in columns.values()]
+            if any(cell != "-" for cell in cells):
+                lines.append(as_line(label, cells, widths))
         tables.append("\n".join(lines))
     return "\n\n".join(tables)
 
@@ -269,16 +269,14 @@ def shorten(column):
     return column
 
 
-def number_of(row, column):
+def as_cell(row, column):
+    """A column of points has one digit after the point, of shares or losses three."""
+    number = column.get(row)
     if row == "half" and "low" in column:
-        return (column["high"] - column["low"]) / 2
-    return column.get(row)
-
-
-def as_cell(number):
+        number = (column["high"] - column["low"]) / 2
     if number is None:
         return "-"
-    return f"{number:.1f}" if number >= 10 else f"{number:.3f}"
+    return f"{number:.1f}" if max(column.values()) >= 10 else f"{number:.3f}"
 
 
 def as_line(label, cells, widths):

@@ -480,14 +480,14 @@ def test_an_answer_of_several_lines_stays_one_record(tmp_path):
 
 def test_the_table_shows_the_run_its_interval_and_what_there_is_to_compare():
     scores = {
-        "summary": {"toy-MME": {"run": 810., "low": 770., "high": 850., "oracle": 1000.},
+        "summary": {"toy-MME": {"run": 810., "low": 802., "high": 817., "oracle": 1000.},
                     "answered": {"run": .891, "low": .88, "high": .9}},
         "toy-MMVP": {"Color & Appearance": {"run": 1.}},
     }
     assert marks.table(scores) == "\n".join([
         "summary                toy-MME  answered",
         "this run                 810.0     0.891",
-        "  95 % interval ±         40.0     0.010",
+        "  95 % interval ±          7.5     0.010",
         "oracle                  1000.0         -",
         "",
         "toy-MMVP                 Color",

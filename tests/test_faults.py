@@ -489,6 +489,17 @@ def test_a_fault_of_the_disk_is_said_in_one_line(fault, said):
     assert one_line(in_one_line(fault, "take less"), said)
 
 
+def test_a_reader_that_has_enough_ends_a_command_in_silence():
+    """As head does in: python -m exam | head"""
+    much = "from tools.faults import expect_faults; expect_faults('take less')\n" \
+           "for _ in range(100_000): print('a line')"
+    command = subprocess.Popen([sys.executable, "-c", much], cwd=HERE, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE)
+    command.stdout.close()
+    assert command.stderr.read() == b""
+    assert command.wait() == 1
+
+
 def test_a_killed_worker_ends_the_build(tmp_path, monkeypatch):
     monkeypatch.setattr(build, "PIECE", 4)
     monkeypatch.setattr(build, "become_worker", kill_me)

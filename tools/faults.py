@@ -3,6 +3,7 @@ tools/faults.py: faults of the machine, not of the code, end a command in one li
 to do, and not in a traceback.
 """
 import errno
+import os
 import re
 import sys
 import traceback
@@ -28,6 +29,9 @@ def expect_faults(no_memory, lost_process=""):
 
 def end(no_memory, lost_process, kind, e, where):
     """What Python calls last, with an exception that nobody caught."""
+    if isinstance(e, BrokenPipeError):  # its reader has enough, as in: python -m exam | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where the rest may go
+        return
     line = in_one_line(e, no_memory, lost_process)
     if line is None:
         traceback.print_exception(kind, e, where)
