@@ -69,8 +69,8 @@ def add_training(parser):
     """What is trained, on what, for how long, and how."""
     add = parser.add_argument
     add("--stages", choices=("on", "off"),
-        help="train in the preset's stages, if it has any, or everything jointly (default: on with "
-             "--init_from, as they start from a trained network, else off)")
+        help="train in the preset's stages, or everything jointly (default: on with --init_from if "
+             "it has any, as they start from a trained network, else off)")
     add("--aia", type=float, default=0., help="weight of the AIA loss; 0 is off, bit for bit")
     add("--aia_start", type=float,
         help="share of the steps after which the second phase begins, in which the learning rate "
@@ -162,6 +162,8 @@ def read_flags():
                  "take less")
     if args.balance and (args.task != "both" or world > 1):
         sys.exit("--balance: is of two tasks in one process; leave it out")
+    if args.stages == "on" and "stages" not in PRESETS[args.arch]:
+        sys.exit(f"--stages on: --arch {args.arch} has none; leave it out")
     if args.fsdp and world == 1:
         sys.exit("--fsdp: shards are for several processes; start them with: "
                  "torchrun --nproc_per_node=N train.py --fsdp ...")

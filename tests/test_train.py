@@ -500,6 +500,7 @@ def test_a_branch_of_a_staged_run_goes_on_with_its_last_stage(toy, tmp_path, qui
     (("--aia_start", 1.5), "wanted is a share from 0 to 1"),
     (("--aia", 1, "--aia_start", 1), "leaves none of the 20 steps to AIA"),
     (("--fsdp",), "shards are for several processes"),
+    (("--arch", "moe", "--stages", "on"), "--arch moe has none"),
     (("--arch", "evev2", "--see", "tokens", "--stages", "on"), "finds no such weights")])
 def test_train_refuses_with_one_line(toy, tmp_path, flags, why):
     said = train(toy, tmp_path / "x", *flags)
