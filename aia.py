@@ -106,9 +106,11 @@ def reference(kind, n_layer, size=None, steps=None, dataset=None, device="cpu", 
     yet.
 
       paper    the published table: layer i of n has the row of Emu3's layer 32 i / n
-      small    those of single-task networks as small as this one. They ship for the toy world; for
-               other data sets train.py makes them, in as many steps as this run
+      small    those of single-task networks as small as this one. They ship for the toy world and
+               size nano; otherwise train.py makes them, in as many steps as its first run
       a path   a run's folder, or two with a comma between: what is measured on them
+
+    The third kind, "own", is known to train.py alone: the network's curves where AIA begins.
 
     heads: a target for each of so many heads of a layer, see aimed(); paper and small have none.
     """
@@ -186,6 +188,7 @@ def small_curves(dataset, size, steps):
 
 
 def small_file(dataset, size, steps):
+    """Where these are kept; what else a run's flags say makes no others."""
     return dataset.folder / f"reference-{size}-{steps}.json"
 
 
@@ -267,20 +270,21 @@ def aia_loss(intensity, valid, target, threshold, n_valid=None):
     n_valid: of the whole batch, if these are only some of its rows.
     """
     if n_valid is None:
-        n_valid = int(valid.sum())
+        n_valid = max(int(valid.sum()), 1)
     off = (intensity - target).abs()
     near = off ** 2 / (2 * threshold)
     far = off - threshold / 2
     loss = torch.where(off <= threshold, near, far)  # (L, B)
-    return (loss.mean(0) * valid).sum() / max(n_valid, 1)
+    return (loss.mean(0) * valid).sum() / n_valid
 
 
 def map_loss(maps, wanted, watching, valid, n_valid):
     """
-    What no number a layer can say, to see how much there is to gain at all: the divergence
-    (Kullback and Leibler 1951) of the network's attention from the wanted one. Both are mass of
-    watched tokens (L, B, H, T, S), of which the mean over heads counts, as heads have no order.
-    For each watching token (B, T) it is of the watched tokens one by one, and the rest as one.
+    The divergence (Kullback and Leibler 1951) of the network's attention from the wanted one. It
+    says far more than a number a layer, and is here to see how much there is to gain at all. Both
+    are mass of watched tokens (L, B, H, T, S), of which the mean over heads counts, as heads have
+    no order. For each watching token (B, T) it is of the watched tokens one by one, and the rest
+    as one.
 
     valid, n_valid, and what is returned are those of aia_loss().
     """
@@ -288,7 +292,7 @@ def map_loss(maps, wanted, watching, valid, n_valid):
     theirs = with_rest(wanted)
     divergence = (theirs * (theirs.log() - ours.log())).sum(-1)  # (L, B, T)
     off = (divergence * watching).sum(-1) / watching.sum(-1).clamp(min=1)  # (L, B)
-    return (off.mean(0) * valid).sum() / max(n_valid, 1)
+    return (off.mean(0) * valid).sum() / n_valid
 
 
 def with_rest(maps):

@@ -118,7 +118,7 @@ class ImageTokenizer(nn.Module):
             code = part.to(self.L.device).view(-1, side, side, 1)
             digits = code // self.worth % self.L
             x = (self.decode_digits(digits) + 1) * 127.5
-            pictures.append(x.clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy())
+            pictures.append(x.clamp(0, 255).round().byte().permute(0, 2, 3, 1).cpu().numpy())
         return np.concatenate(pictures)
 
 
@@ -288,7 +288,8 @@ def draws_next(is_target, generated):
 def window(row, first, last, device="cpu"):
     """
     Tokens first .. last - 1 of described rows, as the network takes them: tensors (B, T) on the
-    device, named as in describe(). What each of them is to predict stands one further:
+    device, named as in describe(), but for is_target. What each of them is to predict stands one
+    further:
 
       targets         the next token
       loss            whether the next token is a target: its prediction counts in the loss
@@ -338,9 +339,9 @@ def to_batch(ids, roles, first_image, n_codes, n_image, route=None, pixels=None,
     roles = np.array(roles)
     any_generated = (((roles & TARGET) > 0) & (ids >= first_image)).any()
     if route is not None and any_generated:
-        # window() takes no last column, where the longest rows have an image token, the others
-        # padding. With one column more all rows keep all of their picture, so that the copies'
-        # shares have the same sizes in every batch
+        # the copies' shares are to have the same sizes in every batch, as each size costs time
+        # anew. But window() takes no last column, where the longest rows have an image token, the
+        # others padding; with one column more all keep all of their picture
         ids = np.pad(ids, ((0, 0), (0, 1)))
         roles = np.pad(roles, ((0, 0), (0, 1)))
     row = describe(ids, roles, first_image, n_codes, n_image, route)

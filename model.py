@@ -279,7 +279,8 @@ def attend(q, k, v, watched=None, mask=None, explicit=False):
     That weight is itself an output of attention. Give the values one more channel, 1 on the
     watched tokens and 0 elsewhere: this channel of softmax(q k') v is the sum of the weights on
     the watched tokens. So it is exact but for rounding, has a gradient, and comes from the same
-    fused kernel, in which no T x T matrix ever exists.
+    fused kernel, in which no T x T matrix ever exists. (Where that kernel is slow, tools/fast.py
+    takes another way.)
 
     explicit: the same from the matrix of weights, as one would first write it; "maps": the mass
     is not summed over the watched tokens, (B, H, T, S).
@@ -323,8 +324,8 @@ class QKNorm(nn.Module):
     """
     RMSNorm of queries and keys, with a gain for each head's queries and one for its keys. Their
     product says how sharply the head looks (Henry et al. 2020, arXiv 2010.04245): no logit passes
-    that times the root of D. At 1, with 32 channels a head, the best of a hundred tokens would
-    get three quarters of the weight at most.
+    that times the root of D. At 1, with 32 channels a head, a token gets three quarters of the
+    weight at most if 99 others are at 0.
     """
 
     def __init__(self, n_head):
@@ -495,7 +496,8 @@ class Transformer(nn.Module):
 
     def forward(self, batch, watch=False, explicit=False, cache=None):
         """
-        batch (see data.window) -> Output. watch: measure what the batch's watched tokens receive.
+        batch (see data.window) -> Output. watch: measure what the batch's watched tokens receive;
+        explicit: how, see attend().
         cache, from new_cache(): the batch continues what the cache holds.
         """
         B, T = batch["ids"].shape
@@ -514,7 +516,7 @@ class Transformer(nn.Module):
             routings.append(routing)
 
         x = layout.unsort(x).view(B, T, -1)
-        x = x[batch["loss"]]  # (n, C): few places have a loss
+        x = x[batch["loss"]]  # (n, C): not all places have a loss
         output = Output(self.logits(x, batch))
         if watch:
             output = output._replace(mass=torch.stack(masses))
@@ -630,7 +632,8 @@ class Transformer(nn.Module):
     def kinds(self):
         """first_image, n_codes, n_image, route: how data.describe() tells its tokens apart"""
         c = self.config
-        return c.first_image, c.n_codes, c.n_image, (c.route if c.split else None)
+        route = c.route if c.split and not c.routed() else None  # routers choose for themselves
+        return c.first_image, c.n_codes, c.n_image, route
 
     def new_cache(self, pad, length):
         """For len(pad) rows of at most `length` tokens, pad (B,) of them padding on the left"""

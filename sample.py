@@ -78,8 +78,8 @@ def extend(model, starts, n, stand_in, choose, pixels=None, end=None, cached=Tru
 
 def legal(logits, config, drawing):
     """
-    Logits (..., V) in which all that must not come next is impossible: when drawing all but image
-    tokens, else image tokens, the vocabulary's padding and special tokens other than <|end|>.
+    Logits (..., V) in which only what may come next is possible: image tokens when drawing, else
+    text and <|end|>.
     """
     ids = torch.arange(logits.size(-1), device=logits.device)
     first = config.first_image

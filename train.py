@@ -1,5 +1,5 @@
 """
-train.py: one loop, from flags to checkpoint. The last file to read.
+train.py: one loop, from flags to checkpoint. The last file to read, but for the tests.
 
   1. what is trained    flags, data, network, reference
   2. what a step takes  learning rate, stage, rows, losses
@@ -8,7 +8,7 @@ train.py: one loop, from flags to checkpoint. The last file to read.
   5. the exam
 
     python train.py --aia 0.1                         # pre-train on both tasks, fine-tune with AIA
-    python train.py --init_from out/run --aia 0.1     # fine-tunes what out/run had pre-trained
+    python train.py --init_from out/run --steps 2200  # fine-tunes what that pre-trained, without
     python train.py --task generate                   # a single-task network
     python train.py --arch evev2 --init_from out/run  # taken apart, from a unified one's weights
 
@@ -72,26 +72,27 @@ def stop(*_):
 
 
 def train_reference(task):
-    """A single-task network of the same size, which sees as many rows of its task as this run."""
-    folder = f"{data.folder}/reference-{args.size}-{args.steps}-{task}"
+    """A single-task network of the same size, with as many rows of its task as this run has."""
+    folder = f"{data.folder}/reference-{args.size}-{args.whole}-{task}"
     shutil.rmtree(folder, ignore_errors=True)  # of an earlier attempt
     print(f"no reference to {task} for {args.data} at size {args.size} yet: "
           f"training a single-task network in {folder}")
     rows = rows_a_step(args, args.ratio or RATIO)[task]
-    flags = ["--task", task, "--out", folder, "--batch_size", str(max(1, rows)), "--exam", "0"]
-    for name in ("seed", "data", "size", "steps", "lr", "device", "dtype"):
+    flags = ["--task", task, "--out", folder, "--batch_size", str(max(1, rows)), "--exam", "0",
+             "--steps", str(args.whole)]
+    for name in ("seed", "data", "size", "lr", "device", "dtype"):
         flags += [f"--{name}", str(getattr(args, name))]
     if processes.child(__file__, *flags):
         sys.exit(f"{folder}: the reference could not be trained (the reason is above)")
-    curves = aia.small_curves(data, args.size, args.steps)  # of the other task, if it is there
+    curves = aia.small_curves(data, args.size, args.whole)  # of the other task, if it is there
     curves |= aia.measured_curves([folder], data, device)
-    save_json(aia.small_file(data, args.size, args.steps), curves)
+    save_json(aia.small_file(data, args.size, args.whole), curves)
 
 
 def look_up_reference():
     """The curves that are aimed at; {} if they are to be trained first. See aia.py."""
     if args.reference != "own":
-        return aia.reference(args.reference, config.n_layer, args.size, args.steps, data, device,
+        return aia.reference(args.reference, config.n_layer, args.size, args.whole, data, device,
                              args.control, args.heads)
     if not args.resume and not args.branch:
         sys.exit(f"--reference own: {args.init_from} is of another architecture, whose curves are "
@@ -99,7 +100,7 @@ def look_up_reference():
     if args.own is None:  # kept with the flags, as a resumed run has moved on since
         name = "heads" if args.heads else "mean"
         args.own = {task: curve[name] for task, curve in aia.measure(model, data).items()}
-    n_layer = config.n_layer
+    n_layer = config.n_layer  # a range a layer: each is to stay where it is
     return aia.targets_of("own", args.own, n_layer, args.control, n_ranges=n_layer,
                           heads=args.heads)
 
@@ -195,17 +196,17 @@ def phase_at(step):
     return int(begin <= step and begin < args.steps)
 
 
-def lr_at(step):
+def height_at(step):
     """
     Share of the peak learning rate. Each phase warms up for 50 steps; then the first stays at the
     peak, and the second goes down to zero in a line.
     """
-    height = stage_at(step, stages).get("lr", 1)
+    of_stage = stage_at(step, stages).get("lr", 1)
     if phase_at(step) == 0:
-        return min(1, (step + 1) / 50) * height
+        return min(1, (step + 1) / 50) * of_stage
     warm_up = (step - begin + 1) / 50
     decay = (args.steps - step) / (args.steps - begin)
-    return min(warm_up, decay) * height
+    return min(warm_up, decay) * of_stage
 
 
 def enter(stage):
@@ -257,10 +258,10 @@ def row_losses(logits, batch):
     Next-token loss of each row (B,), its mean over the row's targets: so a picture and an answer
     weigh the same.
     """
-    is_target = batch["loss"]  # (B, T)
-    nll = F.cross_entropy(logits.float(), batch["targets"][is_target], reduction="none")
-    nll = nll.new_zeros(is_target.shape).masked_scatter(is_target, nll)
-    return nll.sum(1) / is_target.sum(1).clamp(min=1)
+    predicts = batch["loss"]  # (B, T)
+    nll = F.cross_entropy(logits.float(), batch["targets"][predicts], reduction="none")
+    nll = nll.new_zeros(predicts.shape).masked_scatter(predicts, nll)
+    return nll.sum(1) / predicts.sum(1).clamp(min=1)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -401,10 +402,10 @@ for step in range(first_step, args.steps + 1):
         opts = optimizers(model, args.lr)
 
     # the learning rate of this step: Muon's, and AdamW's
-    lr = lr_at(step)
+    height = height_at(step)
     for opt, peak in zip(opts, (args.lr, args.lr * .4)):
         for group in opt.param_groups:
-            group["lr"] = lr * peak
+            group["lr"] = height * peak
 
     # this step's rows; the next step's are asked for
     with meter.aside("waiting"):
@@ -421,7 +422,7 @@ for step in range(first_step, args.steps + 1):
     explicit = "maps" if align and args.maps else False
 
     # forward and backward, one task after the other, as their rows differ in length. The gradients
-    # add up, so that each task counts by its share of the step's rows
+    # add up, so that each task counts by its share of the step's rows (with --balance: equally)
     losses = {}  # for the log
     loads = {}
     pulls = {}  # with --balance: each task's gradients
@@ -436,7 +437,7 @@ for step in range(first_step, args.steps + 1):
             valid = watched.any(1) & watching.any(1)  # (B,) but for rows without their prompt
             # the mean over the step's rows is the sum over its parts of (a part's sum) / n_valid;
             # as gradients are averaged over processes, theirs are to be world times as large
-            n_valid = n_valid / world
+            n_valid = max(n_valid, 1) / world
             if args.maps:
                 with torch.no_grad():
                     theirs = teachers[task](batch, watch=True, explicit="maps").mass
@@ -471,7 +472,7 @@ for step in range(first_step, args.steps + 1):
         losses = dict(zip(losses, mean.tolist()))
         refuse_nan(step, losses)
         loads = {name: " ".join(f"{x:.2f}" for x in load.tolist()) for name, load in loads.items()}
-        log.record(step=step, phase=phase, lr=lr * args.lr, **losses, **loads)
+        log.record(step=step, phase=phase, lr=height * args.lr, **losses, **loads)
         shown = {name: f"{value:.3f}" for name, value in losses.items()}
         bar.set_postfix(shown | meter.read(step + 1 - first_step))
 bar.close()

@@ -21,7 +21,7 @@ from tools.processes import world
 
 NO_MEMORY = "take a step's rows in more parts (--accumulate 2), or fewer rows (--batch_size)"
 
-RATIO = "5:11"  # rows to generate : rows to understand, of which looking up is learned last
+RATIO = "5:11"  # rows to generate : rows to understand, as what is learned last is to look up
 STEPS = {"nano": 5500, "small": 4000, "base": 10000}
 
 # How a step is taken, not which step it is: a resumed run may choose these anew.
@@ -102,13 +102,15 @@ def add_training(parser):
     add("--balance", action="store_true",
         help="scale each task's gradient to the same norm in every step")
     add("--size", choices=SIZES,
-        help="shape of the network (default: nano without a GPU, else small)")
+        help="shape of the network (default: with --init_from that run's; else nano without a GPU, "
+             "small with one)")
     add("--data", help="folder of a data set (default: with --init_from that run's; else "
                           "data/toy-SIZE, made if missing)")
     add("--out", help="folder of the run (default: out/ and what it is, such as out/aia-nano or "
                       "out/evev2-nano)")
     add("--steps", type=int,
-        help="optimiser steps (default: nano 5500, small 4000, base 10000)")
+        help="optimiser steps, of both phases or of those that follow --init_from (default: nano "
+             "5500, small 4000, base 10000)")
     add("--batch_size", type=int, default=32, help="rows a step")
     add("--accumulate", type=int, default=1,
         help="parts that a step's rows are taken in, one after the other: the same step in less "
@@ -149,6 +151,7 @@ def read_flags():
     args = p.parse_args()
     args.branch = False  # whether it goes on from a run of the same architecture
     args.own = None      # with --reference own: that network's curves, {task: [L]} or [L][H]
+    args.whole = None    # how many steps this run has, or the one that it began as (--init_from)
     if args.resume:
         take_from_run(args)
     check_numbers(args)
@@ -170,8 +173,6 @@ def read_flags():
     check_out(args)
     expect_faults(NO_MEMORY, f"go on from what was saved in {args.out} with the same command and "
                              "--resume")
-    if args.init_from:
-        read_config(args.init_from)  # says at once that there is no such run
     return args
 
 
@@ -266,12 +267,14 @@ def check_dial(args):
 
 def fill_in(args):
     """What was not given, as the other flags have it."""
+    before = {}  # the flags of the run that this one goes on from
+    if args.init_from and not args.resume:
+        before = read_config(args.init_from)["train"]
     on_gpu = args.device.startswith("cuda")
-    args.size = args.size or ("small" if on_gpu else "nano")
-    if args.init_from and not args.data:  # what that run was trained on
-        args.data = read_config(args.init_from)["train"]["data"]
-    args.data = args.data or f"data/toy-{args.size}"
+    args.size = args.size or before.get("size", "small" if on_gpu else "nano")
+    args.data = args.data or before.get("data", f"data/toy-{args.size}")
     args.steps = args.steps or STEPS[args.size]
+    args.whole = args.whole or before.get("whole", before.get("steps", args.steps))
     args.eval_every = args.eval_every or max(1, args.steps // 10)
     if args.aia_start is None:
         args.aia_start = 0. if args.init_from else .6
@@ -369,7 +372,7 @@ def stages_of(args):
 
 
 def rows_a_step(args, ratio):
-    """{task: number of rows}. Each part of a step is to have as many of each task as any other."""
+    """{task: number of rows}. All parts of a step are to have the same number of each task."""
     of_generate, of_understand = [int(number) for number in ratio.split(":")]
     share = of_generate / (of_generate + of_understand)
     if args.task != "both":

@@ -107,8 +107,8 @@ def test_a_row_s_loss_is_the_mean_over_its_targets(names):
 
 
 def test_the_first_phase_keeps_its_learning_rate_and_the_second_goes_down_to_zero(names):
-    first = [names["lr_at"](step) for step in range(10)]
-    second = [names["lr_at"](step) for step in range(10, 20)]
+    first = [names["height_at"](step) for step in range(10)]
+    second = [names["height_at"](step) for step in range(10, 20)]
     warming_up = [(step + 1) / 50 for step in range(10)]
     assert first == pytest.approx(warming_up)
     falling = [(10 - step) / 10 for step in range(10)]
@@ -349,6 +349,10 @@ def test_a_missing_reference_is_trained_and_kept(toy, tmp_path, quick):
         assert config["train"]["batch_size"] == rows, "as many rows as the run sees of this task"
     other_steps = aia.reference("small", 6, "nano", 2, mine)
     assert not other_steps, "they are of these steps alone"
+
+    branch = ("--init_from", tmp_path / "run", "--aia", .1, "--reference", "small", "--steps", 2)
+    assert train(mine, tmp_path / "branch", *branch) is None
+    assert not list(folder.glob("reference-nano-2*")), "a branch aims where its run aimed"
 
 
 # ---------------------------------------------------------------------------------------------

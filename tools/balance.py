@@ -3,8 +3,9 @@ tools/balance.py: steps in which both tasks pull equally hard (train.py --balanc
 
 The gradients of the two tasks differ in norm, and the larger decides where a step goes: on
 Janus-Pro one is 11 to 14 times the other (arXiv 2603.17044). So each task's gradient is set aside
-after its backward pass, and all are put back with the same norm, the mean of theirs. What AIA and
-routers add to a task's loss is part of its pull. The norm is over all weights that the task uses.
+after its backward pass, and all are put back with the same norm, the mean of theirs. So --ratio
+says no more than how many rows of a task are seen, and what AIA and routers add to a task's loss
+is part of its pull. The norm is over all weights that the task uses.
 """
 import torch
 
