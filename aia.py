@@ -107,10 +107,10 @@ def reference(kind, n_layer, size=None, steps=None, dataset=None, device="cpu", 
 
       paper    the published table: layer i of n has the row of Emu3's layer 32 i / n
       small    those of single-task networks as small as this one. They ship for the toy world and
-               size nano; otherwise train.py makes them, in as many steps as its first run
+               size nano; otherwise train.py makes them, in as many steps as its run
       a path   a run's folder, or two with a comma between: what is measured on them
 
-    The third kind, "own", is known to train.py alone: the network's curves where AIA begins.
+    A fourth, "own", is known to train.py alone: the network's curves where AIA begins.
 
     heads: a target for each of so many heads of a layer, see aimed(); paper and small have none.
     """
