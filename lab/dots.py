@@ -8,7 +8,8 @@ so that what hardly differs lies close.
 from tools.curves import GRID, INK, Pen
 
 # of the arms
-HUES = ((31, 98, 180), (217, 95, 2), (34, 139, 84), (150, 60, 160), (120, 120, 126))
+HUES = ((31, 98, 180), (217, 95, 2), (34, 139, 84), (150, 60, 160), (120, 120, 126),
+        (200, 160, 20), (200, 40, 60), (60, 180, 190))
 
 # pixels
 LABEL = 210     # the column of labels

@@ -8,7 +8,9 @@ import json
 import sys
 from statistics import mean, stdev
 
+from lab.curves import mean_run
 from lab.dots import draw_dots
+from tools.curves import draw_curves
 from tools.files import first_line
 
 # half the width of a 95 % interval of a mean, in standard errors, by degrees of freedom from 1 on
@@ -22,13 +24,15 @@ RULE = ("*Reproduced*: the 95 % interval of the difference between runs of the s
         "worth having. *Unclear*: neither, or fewer than three seeds.")
 CAVEAT = ("All seeds sit the same exam, so ± and intervals say how runs differ, not how much luck "
           "is in what was asked. Of many intervals of 95 % one in twenty misses.")
+CURVES = "The mean over seeds, with a band of one standard deviation."
 STEPS = "Nats a token; the last over 1,000 rows a task, the others over 250."
 
 
 def write_report(name, study, runs, folder, command):
     """
     NAME.md and NAME.png in a folder: verdicts, then every number of the exam, then the losses by
-    step. command: the one that was typed.
+    step. If it is about distances, the curves too, as NAME-curves.png. command: the one that was
+    typed.
     """
     runs = [run for run in runs if run.arm in study["arms"]]
     scores = {run: read(run.folder / "scores.json") for run in runs}
@@ -40,12 +44,17 @@ def write_report(name, study, runs, folder, command):
         parts += ["## The verdict", f"The claim: {study['claim']}", RULE]
         for arm, rival in study["rivals"]:
             parts.append(differences(arm, rival, study["measures"], scores))
+    of_curves = any(measure.startswith("distance/") for measure in study.get("measures", ()))
+    if of_curves:
+        parts += ["## Curves", CURVES, f"![interaction per layer]({name}-curves.png)"]
     parts += [study.get("note", ""), CAVEAT, "## Scores", every_score(study["arms"], scores),
               "## Validation losses by step", STEPS, losses(study["arms"], runs)]
     folder.mkdir(parents=True, exist_ok=True)
     page = "\n\n".join(part for part in parts if part) + "\n"
     (folder / f"{name}.md").write_text(page, encoding="utf-8")
     draw_dots(rows_of_dots(study, scores), folder / f"{name}.png")
+    if of_curves:
+        draw_curves(curves(study["arms"], runs), folder / f"{name}-curves.png")
 
 
 def read(file):
@@ -207,6 +216,15 @@ def losses(arms, runs):
             rows.append([task] + [spread(values) for values in zip(*by_run, strict=True)])
         parts.append(table([arm, *steps], rows))
     return "\n\n".join(parts)
+
+
+def curves(arms, runs):
+    """What draw_curves() draws: [(title, the mean of an arm's runs)]."""
+    panels = []
+    for arm in arms:
+        folders = [str(run.folder) for run in runs if run.arm == arm]
+        panels.append((f"{arm}, {len(folders)} seeds", mean_run(folders)))
+    return panels
 
 
 def how_made(command, runs):

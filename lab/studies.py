@@ -24,11 +24,15 @@ A promise is of the first arm. A measure is "benchmark/column" as in scores.json
 distance less is better.
 """
 
+from model import PRESETS
+
 PULLED = "--aia 1 --aia_every 1 --exam 30"
+SHORT = "--stages off --exam 30"
 
 ARMS = {
     "main": {"flags": "--aia 0.1", "steps": 5500},
     "without": {"flags": "", "steps": 2200, "from": "main"},  # its second phase, without AIA
+    "every": {"flags": "--aia 0.1 --aia_every 1", "steps": 2200, "from": "main"},
     # one task alone, with as many rows of it
     "draws": {"flags": "--task generate --batch_size 10", "steps": 5500},
     "sees": {"flags": "--task understand --batch_size 22", "steps": 5500},
@@ -43,8 +47,12 @@ ARMS = {
     "weak-main": {"flags": PULLED, "steps": 400, "from": "weak", "aim": "main"},
     "weak-heads": {"flags": f"{PULLED} --heads 4", "steps": 400, "from": "weak", "aim": "main"},
     "weak-maps": {"flags": f"{PULLED} --maps", "steps": 400, "from": "weak", "aim": "main"},
+    # every way to take the network apart, in a tenth of the main job
+    **{arch: {"flags": f"--arch {arch} {SHORT}", "steps": 550} for arch in PRESETS},
+    "emu3-aia": {"flags": "--aia 0.1 --exam 30", "steps": 220, "from": "emu3"},
 }
 
+OTHERS = [arch for arch in PRESETS if arch != "emu3"]
 KINDS = ("existence", "count", "color", "shape", "place", "position", "describe")
 
 # no distances: each arm's is to its own target
@@ -80,6 +88,31 @@ STUDIES = {
             "loss/generate": .002, "loss/understand": .002,
             "summary/toy-GenEval": .01, "summary/toy-POPE F1": .005, "summary/toy-MME": 10,
             "summary/toy-MMVP": .02, "summary/answered": .01, "toy-GenEval/held-out": .02,
+        },
+    },
+    "every": {
+        "question": "Is AIA on every fourth step, four times as strong, as good as on every step?",
+        "arms": ["main", "every"],
+        "seeds": 3,
+        "claim": "Every step is better. (If that is refuted the default, every fourth, is right.)",
+        "rivals": [("every", "main")],
+        "measures": {
+            "distance/generate": .005, "distance/understand": .005, "loss/generate": .002,
+            "loss/understand": .005, "summary/toy-GenEval": .01, "summary/answered": .01,
+        },
+    },
+    "decoupling": {
+        "question": "What does it bring to take the network apart?",
+        "arms": ["emu3", "emu3-aia", *OTHERS],
+        "seeds": 3,
+        "note": "All train jointly and from nothing, the encoders too; the papers' start from "
+                "trained networks, in stages.",
+        "claim": "Every way of decoupling brings the curves nearer to those of single-task "
+                 "networks, and improves both tasks (arXiv 2511.22663, figure 1 and table 2).",
+        "rivals": [(arm, "emu3") for arm in ("emu3-aia", *OTHERS)],
+        "measures": {
+            "distance/generate": .01, "distance/understand": .01, "loss/generate": .005,
+            "loss/understand": .02, "summary/toy-GenEval": .02, "summary/answered": .02,
         },
     },
     "synergy": {

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from exam.questions import EXTRA, GENEVAL, MME, MMVP
-from lab import study
+from lab import report, study
 from lab.report import T95, interval, is_kept, verdict
 from toy.words import KINDS
 
@@ -42,7 +42,9 @@ for _ in range(400):  # until as many are on their way as the test waits for
     time.sleep(.05)
 steps, seed = int(words["--steps"]), int(words["--seed"])
 right = .9 + .01 * seed + float(words.get("--gain", 0))
-history = [{"step": step, "val": {"generate": 1.5 - right}} for step in (0, steps)]
+curve = {"mean": [right, 0.], "std": [0., 0.]}
+history = [{"step": step, "phase": 0, "val": {"generate": 1.5 - right}, "generate": curve}
+           for step in (0, steps)]
 (out / "interaction.json").write_text(json.dumps({"history": history}))
 summary = {"answered": {"run": right, "chance": .25}}
 if "--gain" in words:
@@ -63,7 +65,8 @@ STUDIES = {
                 "promise": {"summary/answered": (.91, .905), "loss/generate": (.6, .6)}},
     "rivals": {"question": "Is it better?", "arms": ["plain", "better"], "seeds": 3,
                "claim": "It is.", "rivals": [("better", "plain")],
-               "measures": {"summary/answered": .01, "loss/generate": .01, "summary/other": .01}},
+               "measures": {"summary/answered": .01, "loss/generate": .01, "summary/other": .01,
+                            "distance/generate": .01}},
     "aims": {"question": "Does it aim?", "arms": ["aims"], "seeds": 1,
              "promise": {"summary/answered": (.5, .5)}},
     "stops": {"question": "Does it go on?", "arms": ["stops"], "seeds": 1,
@@ -259,6 +262,19 @@ def test_arms_are_compared_seed_by_seed(place, monkeypatch):
             "reproduced |" in page)
     assert "| other |  |  | 0 | not measured | 0.010 |  |" in page
     assert "| **better** | 0.960 ± 0.010 | 0.123 ± 0.000 |" in page
+
+
+def test_a_study_of_distances_shows_the_curves(place, monkeypatch):
+    shown = {}
+    monkeypatch.setattr(report, "draw_curves", lambda runs, path: shown.update({path.name: runs}))
+    run(monkeypatch, "rivals")
+    run(monkeypatch, "promise")
+    (picture, panels), = shown.items()
+    assert picture in (place / "results/rivals.md").read_text()
+    assert [title for title, _ in panels] == ["plain, 3 seeds", "better, 3 seeds"]
+    for (_, of_arm), middle in zip(panels, (.91, .96)):
+        assert of_arm["history"][-1]["generate"]["mean"] == pytest.approx([middle, 0])
+        assert of_arm["history"][-1]["generate"]["std"] == pytest.approx([.01, 0])
 
 
 def test_what_was_not_planned_is_no_result(place, monkeypatch):
