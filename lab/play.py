@@ -28,7 +28,7 @@ def read_flags():
     p = Parser(description="Draw or answer. Without --prompt and --ask: a conversation.")
     add = p.add_argument
     add("out", nargs="?", help="folder of the run (default: the latest under out/)")
-    add("--prompt", type=text, action="append", default=[], help="draw this; may be repeated")
+    add("--prompt", type=text, action="append", help="draw this; may be repeated")
     add("--prompts", help="draw every line of this file, into --folder")
     add("--folder", default="drawn",
         help="where the pictures of --prompts go, with a contact sheet")
@@ -163,7 +163,7 @@ def main():
             sys.exit(f"{folder}: was trained with --task {trained_on} and cannot {task}; "
                      "name another run")
 
-    prompts = args.prompt
+    prompts = args.prompt or []
     if args.prompts:
         prompts = prompts + read_prompts(args.prompts)
     if prompts:

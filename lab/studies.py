@@ -1,6 +1,6 @@
 """
-lab/studies.py: every study, as data: what it asks, which runs answer it, and by which rule. The
-rule stands here before the runs are made. lab/study.py runs them.
+lab/studies.py: every study, as data: what it asks, which runs answer it, and what the answer takes.
+It stands here before the runs are made. lab/study.py runs them, lab/report.py has the rules.
 
 An arm is one way to train, with each seed once:
 
@@ -101,7 +101,7 @@ STUDIES = {
             "loss/understand": .005, "summary/toy-GenEval": .01, "summary/answered": .01,
         },
     },
-    "decoupling": {
+    "apart": {
         "question": "What does it bring to take the network apart?",
         "arms": ["emu3", "emu3-aia", *OTHERS],
         "seeds": 3,
