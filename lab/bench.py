@@ -172,7 +172,7 @@ def kernel_of_attention(net, batch, args):
 
 
 def adamw(net):
-    """The optimiser of nanoGPT, but that it spares gains and positions the decay"""
+    """The optimiser of nanoGPT and its betas, but with one decay, PyTorch's default, for all"""
     return [torch.optim.AdamW(net.parameters(), lr=1e-3, betas=(.9, .95), fused=True)]
 
 

@@ -47,8 +47,8 @@ def main():
     speak_plainly()
     expect_faults("take fewer --rows, or another --device")
     args = p.parse_args()
-    if args.draws < 2 or args.rows < 1:
-        sys.exit("--draws, --rows: wanted are at least 2 draws of 1 row")
+    if args.draws < 5 or args.rows < 1:  # of fewer, too many resamples have no pair
+        sys.exit("--draws, --rows: wanted are at least 5 draws of 1 row")
 
     folder = Path(args.out or latest_run())
     device = find_device(args.device)

@@ -82,16 +82,25 @@ def mean_run(folders):
     if any(run["shape"] != runs[0]["shape"] for run in runs):
         sys.exit(f"{','.join(folders)}: runs of different steps, tasks or layers have no mean; "
                  "name them apart")
-    history = runs[0]["history"]
-    if len(runs) > 1:
-        histories = zip(*[run["history"] for run in runs])
-        history = [mean_measurement(measured) for measured in histories]
-    return {"history": history, "reference": runs[0].get("reference"), "notes": notes_on(runs)}
+    references = [run.get("reference") or {} for run in runs]
+    histories = zip(*[run["history"] for run in runs])
+    history = [mean_measurement(measured, references) for measured in histories]
+    same = all(reference == references[0] for reference in references)
+    return {"history": history, "reference": references[0] if same else None,
+            "notes": notes_on(runs)}
 
 
-def mean_measurement(measured):
-    """The measurements of several runs at one step, as one."""
+def mean_measurement(measured, references):
+    """
+    The measurements of several runs at one step, as one. Its "distance" is the mean of theirs, each
+    to its own reference; that of the mean curve would be less, as what seeds differ in cancels.
+    """
     mean = dict(measured[0])
+    distances = [distance(one, reference) for one, reference in zip(measured, references)]
+    mean["distance"] = {task: np.mean([of_run[task] for of_run in distances]) for task in TASKS
+                        if all(task in of_run for of_run in distances)}
+    if len(measured) == 1:
+        return mean
     for task in TASKS:
         if task in mean:
             curves = np.array([one[task]["mean"] for one in measured])  # (runs, L)
@@ -144,7 +153,7 @@ def print_table(title, run):
             line += f"{measured(now, task, layer):>18}{aimed_at(reference, task, layer):>11}"
         print(line)
     for then in (run["history"][0], now):
-        print(summary(then, reference))
+        print(summary(then))
 
 
 def measured(now, task, layer):
@@ -161,10 +170,10 @@ def aimed_at(reference, task, layer):
     return f"{reference[task]['curve'][layer]:.3f}"
 
 
-def summary(then, reference):
+def summary(then):
     """A line on the curves as a whole, at one step."""
     r = correlation(then)
-    off = distance(then, reference)
+    off = then["distance"]
     r = "n/a" if r is None else f"{r:+.2f}"
     off = ", ".join(f"{task} {value:.3f}" for task, value in off.items()) or "n/a"
     return (f"step {then['step']:>4}: correlation of the two curves {r}; "

@@ -7,7 +7,7 @@ so that what hardly differs lies close.
 """
 from tools.curves import GRID, INK, Pen
 
-# of the arms
+# of the arms, as many as a study may have
 HUES = ((31, 98, 180), (217, 95, 2), (34, 139, 84), (150, 60, 160), (120, 120, 126),
         (200, 160, 20), (200, 40, 60), (60, 180, 190))
 
@@ -24,11 +24,19 @@ def draw_dots(rows, path):
     """Writes a PNG of rows, with a legend if there are several arms."""
     arms = list(rows[0][1])
     height = ROW + ARM * (len(arms) - 1)
-    below = LEGEND if len(arms) > 1 or any(row[2] is not None for row in rows) else 8
-    pen = Pen(LABEL + WIDTH + 2 * END + 12, 12 + height * len(rows) + below)
+    has_marks = any(row[2] is not None for row in rows)
+    lines = [arms[i:i + 4] for i in range(0, len(arms), 4)] if len(arms) > 1 else []
+    below = LEGEND * (len(lines) + has_marks) or 8
+    end = 12 + height * len(rows)
+    pen = Pen(LABEL + WIDTH + 2 * END + 12, end + below)
     for i, row in enumerate(rows):
         draw_row(pen, 12 + i * height, height, row)
-    draw_legend(pen, 12 + height * len(rows) + below / 2, arms, rows)
+    for i, line in enumerate(lines):
+        draw_legend(pen, end + LEGEND * (i + .5), line, HUES[4 * i:])
+    if has_marks:
+        y = end + LEGEND * (len(lines) + .5)
+        pen.line((LABEL + END, y - 8), (LABEL + END, y + 8), INK, 1)
+        pen.write(LABEL + END + 10, y, "promised of the mean", "lm")
     pen.save(path)
 
 
@@ -55,7 +63,7 @@ def draw_row(pen, top, height, row):
     for i, of_arm in enumerate(values.values()):
         y = middle + (i - (len(values) - 1) / 2) * ARM
         for value in of_arm:
-            draw_dot(pen, x(value), y, HUES[i % len(HUES)])
+            draw_dot(pen, x(value), y, HUES[i])
 
 
 def draw_dot(pen, x, y, color):
@@ -65,16 +73,13 @@ def draw_dot(pen, x, y, color):
     pen.drawing.ellipse(box, (*color, 150))
 
 
-def draw_legend(pen, y, arms, rows):
+def draw_legend(pen, y, arms, hues):
+    """A line of it."""
     x = LABEL + END
-    if len(arms) > 1:
-        for i, arm in enumerate(arms):
-            draw_dot(pen, x, y, HUES[i % len(HUES)])
-            pen.write(x + 12, y, arm, "lm")
-            x += pen.width_of(arm) + 40
-    if any(row[2] is not None for row in rows):
-        pen.line((x, y - 8), (x, y + 8), INK, 1)
-        pen.write(x + 10, y, "promised of the mean", "lm")
+    for arm, hue in zip(arms, hues):
+        draw_dot(pen, x, y, hue)
+        pen.write(x + 12, y, arm, "lm")
+        x += pen.width_of(arm) + 40
 
 
 def short(value):

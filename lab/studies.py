@@ -81,7 +81,8 @@ STUDIES = {
         "arms": ["main", "without"],
         "seeds": 5,
         "claim": "AIA brings the curves of a network that does both tasks to those of single-task "
-                 "networks, and improves both tasks (arXiv 2511.22663, figure 5 and table 2).",
+                 "networks, and improves both tasks (arXiv 2511.22663, figure 5 and table 2). What "
+                 "counts of the first are the distances, of the second toy-GenEval and answered.",
         "rivals": [("main", "without")],
         "measures": {
             "distance/generate": .01, "distance/understand": .01,
@@ -94,7 +95,8 @@ STUDIES = {
         "question": "Is AIA on every fourth step, four times as strong, as good as on every step?",
         "arms": ["main", "every"],
         "seeds": 3,
-        "claim": "Every step is better. (If that is refuted the default, every fourth, is right.)",
+        "claim": "Every step is better. What counts are the distances: if they refute it the "
+                 "default, every fourth, is right.",
         "rivals": [("every", "main")],
         "measures": {
             "distance/generate": .005, "distance/understand": .005, "loss/generate": .002,
@@ -108,7 +110,8 @@ STUDIES = {
         "note": "All train jointly and from nothing, the encoders too; the papers' start from "
                 "trained networks, in stages.",
         "claim": "Every way of decoupling brings the curves nearer to those of single-task "
-                 "networks, and improves both tasks (arXiv 2511.22663, figure 1 and table 2).",
+                 "networks, and improves both tasks (arXiv 2511.22663, figure 1 and table 2). What "
+                 "counts are the distances and the losses.",
         "rivals": [(arm, "emu3") for arm in ("emu3-aia", *OTHERS)],
         "measures": {
             "distance/generate": .01, "distance/understand": .01, "loss/generate": .005,
@@ -120,8 +123,8 @@ STUDIES = {
         "arms": ["without", "draws", "sees"],
         "seeds": 5,
         "claim": "A network that trains on both tasks does each better than one that trains on it "
-                 "alone (arXiv 2511.22663 of drawing, with AIA). Here it sees the same rows of it "
-                 "in as many steps, without AIA.",
+                 "alone (arXiv 2511.22663 of drawing, with AIA). Here it has as many rows of it "
+                 "in as many steps, without AIA. What counts are the losses.",
         "rivals": [("without", "draws"), ("without", "sees")],
         "measures": {
             "loss/generate": .002, "loss/understand": .005, "summary/toy-GenEval": .01,
@@ -135,7 +138,7 @@ STUDIES = {
         "seeds": 5,
         "claim": "A weak network that is made to attend as one that has learned both tasks gains "
                  "in both. It may be held to that one's whole maps, to each head's interaction, or "
-                 "to each layer's.",
+                 "to each layer's. What counts are the losses.",
         "rivals": [("weak-maps", "weak"), ("weak-heads", "weak"), ("weak-main", "weak")],
         "measures": OF_WEAK,
     },
@@ -145,8 +148,9 @@ STUDIES = {
         "seeds": 8,
         "claim": "On a weak base AIA improves both tasks (arXiv 2511.22663, table 2: Emu3), so "
                  "single-task targets beat none. That they also beat their controls, which are the "
-                 "network's own curves, the other task's and a constant, nobody has claimed: if "
-                 "not, what helps is restraint. What counts first is the loss to understand.",
+                 "network's own curves, the other task's and a constant, nobody has claimed. If "
+                 "AIA helps, and it is refuted that it helps more than they do, what helps is "
+                 "restraint. What counts is the loss to understand.",
         "rivals": [("weak-small", "weak"), ("weak-paper", "weak"), ("weak-small", "weak-own"),
                    ("weak-small", "weak-swapped"), ("weak-small", "weak-constant")],
         "measures": OF_WEAK,

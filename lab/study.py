@@ -166,15 +166,18 @@ def refuse_others(runs, mix):
     for run in runs:
         if not run.is_done() and not run.is_begun():
             continue
-        anew = f"remove it, and it is made anew: rm -r {run.folder}*"
+        anew = f"remove it, and it is made anew: rm -r {run.folder} {run.folder}.*"
         if not run.record.exists():
             sys.exit(f"{run.folder}: nothing says how it was made ({run.record} is missing); "
                      f"{anew}")
         record = read(run.record)
         if record.get("words") != run.words:
             sys.exit(f"{run.folder}: was made with other flags; {anew}")
+        if Path(DATA).exists() and record.get("data") != checksum_of_data():
+            sys.exit(f"{run.folder}: was made with another data set than {DATA}; {anew}")
         for source in run.sources:
-            if record.get("sources", {}).get(source.arm) != read(source.record).get("begun"):
+            begun = read(source.record).get("begun") if source.record.exists() else None
+            if record.get("sources", {}).get(source.arm) != begun:
                 sys.exit(f"{run.folder}: was made before {source.folder}, which it needs, was made "
                          f"anew; {anew}")
         revisions[record.get("revision")] = str(run.folder)
@@ -279,10 +282,15 @@ def record_of(run, jobs, code):
     if device != "cpu":
         machine = name_of(device)
     return {
-        "words": run.words, "revision": code, "data": checksum(Path(DATA) / "meta.json"),
+        "words": run.words, "revision": code, "data": checksum_of_data(),
         "sources": {source.arm: read(source.record)["begun"] for source in run.sources},
         "begun": time.strftime("%Y-%m-%d %H:%M:%S"), "machine": machine, "jobs": jobs,
         "torch": torch.__version__}
+
+
+def checksum_of_data():
+    """It names the data set, as its meta.json has the checksums of all its files."""
+    return checksum(Path(DATA) / "meta.json")
 
 
 def why(run, process):

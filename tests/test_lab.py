@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from data import TASKS, load_tokenizer
-from exam.questions import SEED, geneval_prompts
+from exam.questions import geneval_prompts
 from lab import bench, conflict, cost, sampling
 from lab.bench import Plain, loss_of, random_batch
 from lab.conversation import converse
@@ -31,11 +31,14 @@ pytest_plugins = "tests.fixtures"
 # what is measured
 
 
-def test_sampling_is_tried_on_prompts_of_its_own(monkeypatch):
+def test_sampling_is_tried_on_prompts_that_the_exam_does_not_ask_for(monkeypatch):
     """And what is right counts: true pictures are all right, those of other prompts are not."""
     tok = load_tokenizer("assets/tokenizer-48.pt")
-    prompts = geneval_prompts(5, seed=SEED + 6)
-    assert [scene for _, scene in prompts] != [scene for _, scene in geneval_prompts(5)]
+    prompts = sampling.new_prompts()
+    tried = {record["prompt"] for record, _ in prompts}
+    assert len(tried) > 100
+    assert not tried & {record["prompt"] for record, _ in geneval_prompts()}
+    prompts = prompts[::10]
     scenes = [scene for _, scene in prompts for _ in range(sampling.PICTURES_A_PROMPT)]
     drawn = tok.encode(render_all(scenes))
     monkeypatch.setattr(sampling, "draw", lambda *_, **__: drawn)
@@ -207,15 +210,18 @@ def test_seeds_become_one_run_with_their_spread(tmp_path):
     for seed, level in enumerate((.2, .4)):
         curve = {"mean": [level] * 6, "std": [.5] * 6}
         history = [{"step": 0, "phase": 0, "generate": curve}]
+        reference = {"generate": {"curve": [.3] * 6}}
         folder = tmp_path / f"s{seed}"
         folder.mkdir()
-        (folder / "interaction.json").write_text(json.dumps({"history": history}))
+        (folder / "interaction.json").write_text(
+            json.dumps({"history": history, "reference": reference}))
         scores = {"summary": {"answered": {"run": level}}}
         (folder / "scores.json").write_text(json.dumps(scores))
     mean = mean_run([tmp_path / "s0", tmp_path / "s1"])
     assert np.allclose(mean["history"][0]["generate"]["mean"], .3)
     assert np.allclose(mean["history"][0]["generate"]["std"], np.std([.2, .4], ddof=1))
     assert mean["notes"] == ["answered 0.300 ± 0.141"]
+    assert mean["history"][0]["distance"] == pytest.approx({"generate": .1}), "none is at its aim"
 
     longer = json.loads((tmp_path / "s1" / "interaction.json").read_text())
     longer["history"] *= 2

@@ -188,6 +188,21 @@ def test_a_branch_of_weights_that_were_made_anew_is_refused(place, monkeypatch):
     assert "was made before" in run(monkeypatch, "rivals")
 
 
+def test_a_branch_of_weights_that_are_gone_is_named_not_they(place, monkeypatch):
+    run(monkeypatch, "rivals")
+    remove(place / "out/study/plain-0")
+    (place / "out/study/plain-0.json").unlink()
+    said = run(monkeypatch, "rivals")
+    assert "better-0: was made before" in said
+    assert said.endswith("rm -r out/study/better-0 out/study/better-0.*")
+
+
+def test_a_run_of_another_data_set_is_refused(place, monkeypatch):
+    run(monkeypatch, "promise")
+    (place / "data/toy-nano/meta.json").write_text('{"seed": 1}')
+    assert "plain-0: was made with another data set" in run(monkeypatch, "promise")
+
+
 def test_an_arm_may_aim_at_the_runs_of_others(place):
     runs = study.runs_of({"arms": ["aims"]}, 2, Path("out"))
     assert [(one.arm, one.seed) for one in runs] == [
@@ -329,7 +344,7 @@ def test_the_table_of_student_s_t_is_right():
 
 
 @pytest.mark.parametrize("gain, half, n, said", [
-    (.03, .02, 5, "reproduced"), (.002, .001, 5, "reproduced, but not worth having"),
+    (.03, .02, 5, "reproduced"), (.002, .001, 5, "not worth having"),
     (.01, .02, 5, "unclear"), (0., .005, 5, "refuted"), (-.03, .02, 5, "refuted"),
     (.03, 0., 2, "unclear")])
 def test_a_verdict_goes_by_the_interval(gain, half, n, said):
