@@ -49,7 +49,7 @@ def geneval_prompts(n=100, held_out=False, seed=SEED):
     made, n are drawn a tag, and then none stays twice.
 
     held_out: only prompts that name a pair of colour and shape never named in training.
-    seed: another gives prompts to try things on, so that the exam's stay unseen.
+    seed: another gives other scenes; but of short prompts there are few, so many are the same.
     """
     rng = np.random.default_rng([seed, held_out])
     pairs_of = {tag: [] for tag in TAGS}
@@ -304,7 +304,7 @@ def remove_named(scene, one):
 
 
 def swap_places(scene, one, other):
-    """Only two of one size change places, as a larger one might not fit there."""
+    """Two of one size change places."""
     moved = one._replace(x=other.x, y=other.y)
     other_moved = other._replace(x=one.x, y=one.y)
     twin = without(without(scene, one), other) + [moved, other_moved]

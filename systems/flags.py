@@ -137,8 +137,8 @@ def add_training(parser):
              "size, 0 is none")
     add("--resume", action="store_true",
         help="go on with the run in --out (default: the latest), exactly where it was saved and "
-             "with the flags it was begun with (but for --accumulate, --checkpoint, --compile and "
-             "--fsdp, which may be given anew, and --data, if the data set was moved)")
+             "with the flags it was begun with (but for --accumulate, --checkpoint, --compile, "
+             "--fsdp and --device, which may be given anew, and --data, if the data set was moved)")
 
 
 def read_flags():
@@ -171,8 +171,8 @@ def read_flags():
         sys.exit("--fsdp: shards are for several processes; start them with: "
                  "torchrun --nproc_per_node=N train.py --fsdp ...")
     check_out(args)
-    expect_faults(NO_MEMORY, f"go on from what was saved in {args.out} with the same command and "
-                             "--resume")
+    expect_faults(NO_MEMORY, "go on from what was saved with torchrun as before, and: train.py "
+                             f"--out {args.out} --resume")
     return args
 
 

@@ -118,8 +118,8 @@ def tell(scene, rng):
     A caption of a scene, and [(question, answer)]. Most scenes are asked about, some are described,
     and some both. Nothing that is said names a held-out pair.
 
-    To look an object up among others is learned last. So of three and more objects two are asked
-    for by place, and where one is, seen from another, twice, if there are as many twos; what a row
+    To look an object up among others is learned last. So of three and more objects up to two are
+    asked for by place, and where one is, seen from another, twice, if there are as many twos; what a row
     has no room for is left out.
 
     Where a scene lets us choose, its caption does not even have both words of one. If "red",

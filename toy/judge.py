@@ -18,7 +18,7 @@ GROUND_COLOR = torch.tensor(GROUND).float()                               # (3,)
 AXES = torch.tensor(list(COLORS.values())) - GROUND_COLOR                 # (8, 3): ground to colour
 
 DIFFERS = 60   # how far (of RGB, 0 .. 255) from the ground a pixel must be to belong to an object
-SPECK = .005   # a share of the canvas: what is smaller (a tenth of a small square) does not count
+SPECK = .005   # a share of the canvas: what is smaller (a fifth of a small square) does not count
 BIG = .055     # a share of the canvas: a blob that is larger counts as large
 MATCH = .7     # how well an object must match a template
 

@@ -200,8 +200,8 @@ def silent_caption(scene, rng):
 
 def questions(scene, rng, hidden=frozenset(HELD_OUT), n_place=1, n_position=1):
     """
-    [(kind, question, answer)] in random order, as the exam asks each alone: what never stood first
-    would be new to a network there. Only "describe" is always last, as no answer may be read off an
+    [(kind, question, answer)] in random order: the exam asks each question alone, so each kind has
+    to have stood first. Only "describe" is always last, as no answer may be read off an
     earlier one. At most one for each of KINDS, but of place at most n_place, each about another
     object, and of position at most n_position, each about another two.
 

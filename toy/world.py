@@ -140,7 +140,7 @@ def place_objects(exists, rng):
     """
     Sizes (n, 4), as places in SIZES, and centres (n, 4, 2), for the objects that exist (n, 4).
 
-    Both are drawn anew until nothing overlaps. So crowded scenes end up with small objects.
+    Both are drawn anew until nothing overlaps.
     """
     radii = np.array(list(SIZES.values()))
     size = np.zeros(exists.shape, int)
