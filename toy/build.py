@@ -119,8 +119,8 @@ def tell(scene, rng):
     and some both. Nothing that is said names a held-out pair.
 
     To look an object up among others is learned last. So of three and more objects up to two are
-    asked for by place, and where one is, seen from another, twice, if there are as many twos; what a row
-    has no room for is left out.
+    asked for by place, and where one is, seen from another, twice, if there are as many twos; what
+    a row has no room for is left out.
 
     Where a scene lets us choose, its caption does not even have both words of one. If "red",
     "cross", "orange" and "circle" always meant a red circle and an orange cross, that is what the
