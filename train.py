@@ -143,10 +143,15 @@ if args.resume:
     refuse_other_data(out, read_config(out), data, "--resume", rows=True)
 tok = load_tokenizer(data.folder / "tokenizer.pt", device)
 tasks = TASKS if args.task == "both" else (args.task,)
+n_train = {}  # {task: how many rows it is trained on}
 for task in tasks:
     if task not in data.rows["train"]:
         other = TASKS[1 - TASKS.index(task)]
         sys.exit(f"{args.data}: has no {task} rows; train with --task {other}")
+    n_rows = len(data.rows["train"][task][0])
+    if args.n_train and args.n_train > n_rows:
+        sys.exit(f"--n_train {args.n_train}: {args.data} has {n_rows} rows to {task}; take fewer")
+    n_train[task] = args.n_train or n_rows
 
 # network: a preset's, as large as --size says, for the tokens of this data
 torch.manual_seed(args.seed)
@@ -238,7 +243,7 @@ def read_rows(step):
     chosen = {}
     for task, n in stage_at(step, stages)["rows"].items():
         if n:
-            numbers = np.sort(rng.integers(len(data.rows["train"][task][0]), size=n))
+            numbers = np.sort(rng.integers(n_train[task], size=n))
             # for classifier-free guidance one picture of ten is drawn without its prompt
             drop = (rng.random(n) < .1) & (task == "generate")
             chosen[task] = numbers, drop

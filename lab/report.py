@@ -38,6 +38,10 @@ def write_report(name, study, runs, folder, command):
     """
     runs = [run for run in runs if run.arm in study["arms"]]
     scores = {run: read(run.folder / "scores.json") for run in runs}
+    asked = {measure.split("/")[0] for measure in study.get("measures", ())}
+    if "best" in asked:
+        for run in runs:
+            scores[run]["best"] = best_losses(run)
     parts = [f"# {study['question']}", how_made(command, runs), f"![every seed a dot]({name}.png)"]
     if "promise" in study:
         parts += ["## What is promised", KEPT,
@@ -46,8 +50,7 @@ def write_report(name, study, runs, folder, command):
         parts += ["## The verdict", f"The claim: {study['claim']}", RULE]
         for arm, rival in study["rivals"]:
             parts.append(differences(arm, rival, study["measures"], scores))
-    of_curves = any(measure.startswith("distance/") for measure in study.get("measures", ()))
-    if of_curves:
+    if "distance" in asked:
         parts += ["## Curves", CURVES, f"![interaction per layer]({name}-curves.png)"]
     parts += [study.get("note", ""), CAVEAT, "## Scores", every_score(study["arms"], scores),
               "## Validation losses by step", STEPS, losses(study["arms"], runs)]
@@ -55,7 +58,7 @@ def write_report(name, study, runs, folder, command):
     page = "\n\n".join(part for part in parts if part) + "\n"
     (folder / f"{name}.md").write_text(page, encoding="utf-8")
     draw_dots(rows_of_dots(study, scores), folder / f"{name}.png")
-    if of_curves:
+    if "distance" in asked:
         draw_curves(curves(study["arms"], runs), folder / f"{name}-curves.png")
 
 
@@ -65,6 +68,13 @@ def read(file):
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as e:
         sys.exit(f"{file}: cannot be read ({first_line(e)}); remove that run, and it is made anew")
+
+
+def best_losses(run):
+    """What its losses would have been, had it stopped in time: columns as in scores.json."""
+    history = read(run.folder / "interaction.json")["history"]
+    return {task: {"run": min(measured["val"][task] for measured in history)}
+            for task in history[0]["val"]}
 
 
 # ---------------------------------------------------------------------------------------------
@@ -89,7 +99,7 @@ def values_of(scores, arm, measure):
 
 def sign_of(measure):
     """-1 where less is better."""
-    return -1 if measure.split("/")[0] in ("loss", "distance") else 1
+    return -1 if measure.split("/")[0] in ("loss", "best", "distance") else 1
 
 
 def interval(differences):

@@ -20,8 +20,8 @@ A study:
   rivals     [(arm, rival)]: the arm is claimed to be better
   measures   {measure: the smallest difference worth having}
 
-A promise is of the first arm. A measure is "benchmark/column" as in scores.json; of a loss or a
-distance less is better.
+A promise is of the first arm. A measure is "benchmark/column" as in scores.json, or "best/TASK",
+the least validation loss at any evaluation; of a loss or a distance less is better.
 """
 
 from model import PRESETS
@@ -47,6 +47,13 @@ ARMS = {
     "weak-main": {"flags": PULLED, "steps": 400, "from": "weak", "aim": "main"},
     "weak-heads": {"flags": f"{PULLED} --heads 4", "steps": 400, "from": "weak", "aim": "main"},
     "weak-maps": {"flags": f"{PULLED} --maps", "steps": 400, "from": "weak", "aim": "main"},
+    # the same where the rows are few, so that it learns them by heart
+    "few": {"flags": "--exam 30 --n_train 500", "steps": 400, "from": "weak"},
+    "few-small": {"flags": f"{PULLED} --n_train 500 --reference small", "steps": 400,
+                  "from": "weak"},
+    "few-paper": {"flags": f"{PULLED} --n_train 500 --reference paper", "steps": 400,
+                  "from": "weak"},
+    "few-own": {"flags": f"{PULLED} --n_train 500 --reference own", "steps": 400, "from": "weak"},
     # every way to take the network apart, in a tenth of the main job
     **{arch: {"flags": f"--arch {arch} {SHORT}", "steps": 550} for arch in PRESETS},
     "emu3-aia": {"flags": "--aia 0.1 --exam 30", "steps": 220, "from": "emu3"},
@@ -154,5 +161,15 @@ STUDIES = {
         "rivals": [("weak-small", "weak"), ("weak-paper", "weak"), ("weak-small", "weak-own"),
                    ("weak-small", "weak-swapped"), ("weak-small", "weak-constant")],
         "measures": OF_WEAK,
+    },
+    "few": {
+        "question": "Does AIA help a weak network that trains on with few rows?",
+        "arms": ["few", "few-small", "few-paper", "few-own"],
+        "seeds": 8,
+        "claim": "Where rows are few and are learned by heart, a target keeps the network from it. "
+                 "Whoever stops in time does so, too: hence best, the least validation loss at any "
+                 "evaluation. What counts is best: understand.",
+        "rivals": [("few-small", "few"), ("few-paper", "few"), ("few-paper", "few-own")],
+        "measures": {"best/understand": .005, "best/generate": .002} | OF_WEAK,
     },
 }

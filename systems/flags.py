@@ -28,7 +28,7 @@ STEPS = {"nano": 5500, "small": 4000, "base": 10000}
 HOW = ("accumulate", "checkpoint", "compile", "fsdp")
 
 LEAST = {"steps": 1, "batch_size": 1, "accumulate": 1, "eval_every": 1, "aia_every": 1, "exam": 0,
-         "aia": 0, "aia_start": 0, "heads": 0, "lr": 0, "seed": 0}
+         "aia": 0, "aia_start": 0, "heads": 0, "lr": 0, "seed": 0, "n_train": 1}
 
 # ---------------------------------------------------------------------------------------------
 # the flags
@@ -106,6 +106,8 @@ def add_training(parser):
              "small with one)")
     add("--data", help="folder of a data set (default: with --init_from that run's; else "
                           "data/toy-SIZE, made if missing)")
+    add("--n_train", type=int,
+        help="train on the first so many rows of each task only (default: all)")
     add("--out", help="folder of the run (default: out/ and what it is, such as out/aia-nano or "
                       "out/evev2-nano)")
     add("--steps", type=int,
@@ -298,6 +300,8 @@ def name_of_run(args):
             words.append("fade")
     if args.balance:
         words.append("balance")
+    if args.n_train:
+        words.append(f"n{args.n_train}")
     if args.task != "both":
         words.append(args.task)
     if args.arch != "emu3":

@@ -84,6 +84,16 @@ def test_rows_depend_on_the_seed_and_the_step_alone(names, monkeypatch):
     assert not torch.equal(torch.cat(ids(3)[0::2]), drawn)
 
 
+def test_with_n_train_only_the_first_rows_are_seen(toy, tmp_path, quick):
+    run = names_of("train.py", *short_run(toy, tmp_path / "few"), "--steps", 1, "--n_train", 2)
+    first = run["model"].to_batch(*[array[:2] for array in toy.rows["train"]["understand"]])
+    seen = set()
+    for step in range(10):
+        _, (_, batch, _) = run["read_rows"](step)
+        seen |= {tuple(row) for row in batch["ids"].tolist()}
+    assert seen == {tuple(row) for row in first["ids"].tolist()}
+
+
 def test_one_prompt_of_ten_is_dropped_and_no_picture_is(names):
     kept = {task: [] for task in TASKS}
     for step in range(500):
@@ -504,6 +514,7 @@ def test_a_branch_of_a_staged_run_goes_on_with_its_last_stage(toy, tmp_path, qui
     (("--aia_start", 1.5), "wanted is a share from 0 to 1"),
     (("--aia", 1, "--aia_start", 1), "leaves none of the 20 steps to AIA"),
     (("--fsdp",), "shards are for several processes"),
+    (("--n_train", 10**6), "rows to generate; take fewer"),
     (("--arch", "moe", "--stages", "on"), "--arch moe has none"),
     (("--arch", "evev2", "--see", "tokens", "--stages", "on"), "finds no such weights")])
 def test_train_refuses_with_one_line(toy, tmp_path, flags, why):
