@@ -107,7 +107,7 @@ def test_condition_dropout_hides_the_whole_prompt_and_nothing_else(toy):
     model = small_model()
     first_image = toy.meta["first_image"]
     model.config.first_image, model.config.levels = first_image, (8, 5, 5, 5)
-    model.config.n_image = 64
+    model.config.n_image = toy.meta["n_image"]
     plain = model.to_batch(ids, roles)
     dropped = model.to_batch(ids, roles, drop=np.array([True, False, True, False]))
     changed = plain["ids"] != dropped["ids"]
@@ -139,7 +139,7 @@ def test_the_fused_interaction_equals_the_explicit_one_gradients_too(arch, task)
         gradients.append([p.grad for p in model.parameters() if p.grad is not None])
     torch.testing.assert_close(*masses, atol=1e-5, rtol=0)
     assert masses[0].std() > .01
-    for fused, explicit in zip(*gradients):
+    for fused, explicit in zip(*gradients, strict=True):
         torch.testing.assert_close(fused, explicit, atol=1e-4, rtol=1e-3)
 
 
@@ -338,13 +338,13 @@ def test_experts_that_are_copies_of_one_ffn_are_the_dense_network(route, shared)
 # aia.py
 
 
-def test_stages_are_few_and_cut_where_the_curve_jumps():
+def test_ranges_are_few_and_cut_where_the_curve_jumps():
     target, threshold = aia.in_ranges([.4, .42, .38, .1, .12, .3, .28], 3)
     assert np.allclose(target, [.4] * 3 + [.11] * 2 + [.29] * 2)
     assert np.allclose(threshold, .05)
     curve = list(np.random.default_rng(0).random(6))
     target, _ = aia.in_ranges(curve, 6)
-    assert np.allclose(target, curve), "as many stages as layers is no stages"
+    assert np.allclose(target, curve), "as many ranges as layers is no ranges"
 
 
 def test_the_paper_s_table_is_laid_over_depth():
@@ -474,7 +474,7 @@ def test_the_network_learns_both_tasks(trained):
         assert history[-1]["val"][task] < history[0]["val"][task] - .5
 
 
-def test_a_run_leaves_what_the_readme_promises(trained):
+def test_a_run_leaves_what_main_md_promises(trained):
     for name in ("config.json", "ckpt.pt", "pretrained.pt", "tokenizer.pt", "log.csv",
                  "interaction.json", "interaction.png", "samples.png", "scores.json"):
         assert (trained / name).stat().st_size > 0

@@ -388,7 +388,7 @@ for step in range(first_step, args.steps + 1):
     if stage_at(step, stages) is not stage:
         stage = stage_at(step, stages)
         net = enter(stage)
-        meter.tokens = sum(stage["rows"][task] * longest[task] for task in tasks)
+        tokens = sum(stage["rows"][task] * longest[task] for task in tasks)  # of a step
         if len(stages) > 1:
             training = sum(p.numel() for p in model.parameters() if p.requires_grad)
             rows = " and ".join(f"{n} rows to {task}" for task, n in stage["rows"].items())
@@ -472,6 +472,7 @@ for step in range(first_step, args.steps + 1):
 
     # now and then a line in the log
     bar.update()
+    meter.tokens += tokens
     if (step - begin * phase) % 20 == 0:
         mean = processes.mean(torch.stack(list(losses.values())))
         losses = dict(zip(losses, mean.tolist()))
@@ -479,7 +480,7 @@ for step in range(first_step, args.steps + 1):
         loads = {name: " ".join(f"{x:.2f}" for x in load.tolist()) for name, load in loads.items()}
         log.record(step=step, phase=phase, lr=height * args.lr, **losses, **loads)
         shown = {name: f"{value:.3f}" for name, value in losses.items()}
-        bar.set_postfix(shown | meter.read(step + 1 - first_step))
+        bar.set_postfix(shown | meter.read())
 bar.close()
 log.close()
 minutes += meter.minutes()

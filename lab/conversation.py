@@ -32,7 +32,8 @@ class Conversation:
         self.seed = seed
         self.sampling = sampling
         self.task = task    # what the network was trained for
-        self.n_drawn = len(list(self.folder.glob("*.png")))
+        drawn = [int(file.stem) for file in self.folder.glob("*.png") if file.stem.isdecimal()]
+        self.n_drawn = max(drawn, default=0)
         self.codes = None   # (1, n_image)
         self.pixels = None  # (1, S, S, 3), if there are any
         self.talk = []      # [(question, answer), ...]
@@ -48,9 +49,9 @@ class Conversation:
         self.n_drawn += 1
         picture = self.tok.decode(self.codes)[0]
         file = self.folder / f"{self.n_drawn:03d}.png"
+        show(picture)
         file.parent.mkdir(exist_ok=True)
         Image.fromarray(picture).save(file)
-        show(picture)
         print(file)
 
     def load(self, file):
@@ -113,7 +114,7 @@ def converse(folder, model, enc, tok, canvas, seed, sampling, task="both"):
             return
         except OSError as e:  # of the folder that drawn pictures go to
             name = printable(str(e.filename or conversation.folder))
-            print(f"{name}: cannot be written ({e.strerror or e}); the picture is not kept")
+            print(f"{name}: cannot be written ({e.strerror or e}); it is not kept")
         except ValueError as e:
             print(f"{printable(line[:60]) or 'the prompt'}: {e}")
 

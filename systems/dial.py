@@ -34,12 +34,15 @@ def with_flags(config, arch, match=None, **flags):
         shared = ", shared" if new.shared else ""
         dial = f"split {split}, route {new.route}, experts {new.experts}{shared}"
         raise ValueError(f"{dial}: {wrong}")
-    if new.see == "patches":  # <|cls|>, and <|row|> after each row
-        side = round(new.n_image ** .5)
-        new = replace(new, block_size=new.block_size + side + 1)
+    new = replace(new, block_size=new.block_size + n_markers(new))
     if match:
         new = as_wide_as_costs(new, cost(config), MATCH[match])
     return new
+
+
+def n_markers(config):
+    """How many tokens eyes for patches add to a row: <|cls|>, and <|row|> after each row."""
+    return round(config.n_image ** .5) + 1 if config.see == "patches" else 0
 
 
 def contradiction(config, flags):
@@ -82,24 +85,25 @@ def as_wide_as_costs(config, wanted, which):
 def example(model, task, B, device="cpu"):
     """
     B rows of random tokens of the greatest length, in which every place has a loss: a batch, see
-    data.window().
+    data.window(). Of patches rows to understand alone have markers, and are longer.
     """
     c = model.config
-    text = torch.randint(c.first_image, (B, c.block_size)).numpy()
+    length = c.block_size - (n_markers(c) if task == "generate" else 0)
+    text = torch.randint(c.first_image, (B, length)).numpy()
     image = torch.randint(c.first_image, c.first_image + c.n_codes, (B, c.n_image)).numpy()
     ids = np.tile(text, 2)  # twice as long: room for markers
     roles = 0 * ids
     if task == "generate":
-        first = c.block_size - c.n_image
-        roles[:, first:c.block_size] = TARGET
+        first = length - c.n_image
+        roles[:, first:length] = TARGET
     else:
         first = 2
     ids[:, first:first + c.n_image] = image
     if task == "understand" and model.eyes is not None:
         ids, roles = model.eyes.frame(ids, roles)
-    batch = window(model.describe(ids, roles), 0, c.block_size, device)
+    batch = window(model.describe(ids, roles), 0, length, device)
     batch["loss"] = torch.ones_like(batch["loss"])
-    n = B * c.block_size
+    n = B * length
     batch["loss_sizes"] = [0, n] if task == "generate" else [n, 0]
     if task == "understand" and model.eyes is not None:
         pixels = round(c.n_image ** .5) * c.patch
@@ -127,9 +131,7 @@ def cost(config):
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as flops:
         for task in TASKS:
             model(example(model, task, 1))
-    tokens = 2 * config.block_size
-    if config.see == "patches":
-        tokens -= 2 * (round(config.n_image ** .5) + 1)
+    tokens = 2 * (config.block_size - n_markers(config))
     return {"total": total, "active": round(total - idle),
             "flops": 3 * flops.get_total_flops() / tokens}
 

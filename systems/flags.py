@@ -56,8 +56,8 @@ def add_dial(parser):
     add("--full", action=yes_or_no,
         help="attention both ways within a picture to understand, instead of the preset's choice")
     add("--match", choices=MATCH,
-        help="scale the width so that FLOPs a token, active or all parameters come nearest to "
-             "emu3's")
+        help="scale the width so that this comes nearest to emu3's: active: FLOPs a token; "
+             "parameters: those that a token has a use for; total: all of them")
 
 
 def names(text):
@@ -181,8 +181,9 @@ def read_flags():
 def take_from_run(args):
     """--resume: the flags that the run was begun with."""
     given = [word.split("=")[0] for word in sys.argv[1:] if word.startswith("--")]
+    given = {re.sub("^--(no-)?", "", flag): flag for flag in given}
     free = ("resume", "out", "data", "device", *HOW)  # data: where the data set is now
-    more = [flag for flag in given if re.sub("^--(no-)?", "", flag) not in free]
+    more = [flag for name, flag in given.items() if name not in free]
     if more:
         sys.exit("--resume: goes on with the flags that the run was begun with; "
                  f"leave out {' '.join(more)}")
@@ -193,8 +194,11 @@ def take_from_run(args):
     if not is_there and args.data != f"data/toy-{config['train']['size']}":
         sys.exit(f"--resume: the data set of {args.out} is not in {args.data}; "
                  "say where it is: --data FOLDER")
+    kept = ["resume", "out", "data", "device", *given]
+    if world == 1:
+        kept.append("fsdp")  # one process alone has no shards
     for name, value in config["train"].items():
-        if name not in free:
+        if name not in kept:
             setattr(args, name, value)
 
 

@@ -20,8 +20,8 @@ def start_from(model, dense):
 
     A second copy starts as the first, and experts start as the FFN; where there is a shared expert,
     it is the first half of the FFN's hidden units, and the others start as the second half. What
-    has no counterpart stays as it was made. So without new eyes or another hand the network
-    computes at first what the dense one did.
+    has no counterpart stays as it was made. So without new eyes, another hand or
+    full attention the network computes at first what the dense one did.
     """
     weights = model.state_dict()  # the very weights, not copies of them
     for name, weight in weights.items():

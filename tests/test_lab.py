@@ -272,6 +272,16 @@ def test_a_conversation_draws_answers_loads_and_leaves(trained, picture, capsys,
     assert Image.open(trained / "talk" / "001.png").size == (48, 48)
 
 
+def test_a_conversation_draws_over_no_picture_that_is_there(trained, tmp_path, monkeypatch):
+    shutil.copytree(trained, tmp_path / "run")
+    talk = tmp_path / "run" / "talk"
+    talk.mkdir(exist_ok=True)
+    (talk / "007.png").write_text("the only one that was kept")
+    talk_with(tmp_path / "run", ["a red circle"], monkeypatch)
+    assert (talk / "007.png").read_text() == "the only one that was kept"
+    assert (talk / "008.png").exists()
+
+
 def test_a_conversation_goes_on_where_its_folder_cannot_be_written(trained, capsys, monkeypatch):
     denied = PermissionError(errno.EACCES, "Permission denied", "run/talk/001.png")
 

@@ -105,7 +105,8 @@ def test_every_architecture_takes_the_toy_world_s_rows(arch, toy):
 # the dial
 
 
-@pytest.mark.parametrize("match, which", [("active", "flops"), ("total", "total")])
+@pytest.mark.parametrize("match, which", [
+    ("active", "flops"), ("parameters", "active"), ("total", "total")])
 def test_no_other_width_comes_nearer_to_equal_cost(match, which):
     wanted = cost(small_config())[which]
     config = small_config("evev2", match=match)
@@ -131,7 +132,8 @@ def test_flags_that_contradict_each_other_are_refused(flags, why):
 def test_a_run_is_named_by_what_it_is():
     flags = dict(aia=0., task="both", arch="emu3", split=None, route=None, experts=None, see=None,
                  shared=None, own_head=None, full=None, match=None, reference="small",
-                 control=None, balance=False, heads=0, maps=False, aia_fade=False)
+                 control=None, balance=False, heads=0, maps=False, aia_fade=False,
+                 n_train=None)
     for given, name in (
             ({}, "both"),
             ({"aia": .1, "reference": "out/mine", "heads": 2, "aia_fade": True}, "aia-heads2-fade"),
@@ -139,6 +141,7 @@ def test_a_run_is_named_by_what_it_is():
             ({"aia": .1, "task": "generate"}, "aia-generate"),
             ({"aia": .1, "reference": "own"}, "aia-own"),
             ({"aia": .1, "reference": "out/mine", "control": "swapped"}, "aia-swapped"),
+            ({"n_train": 500, "task": "generate"}, "n500-generate"),
             ({"arch": "evev2", "match": "active"}, "evev2-match-active"),
             ({"split": ("qkv", "ffn"), "route": "task"}, "qkv+ffn-task"),
             ({"split": (), "own_head": False, "full": True}, "none-no-own_head-full")):

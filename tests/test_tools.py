@@ -253,6 +253,7 @@ def test_help_tells_a_default_where_there_is_one(capsys):
     (["--step", "4"], "--step: no such flag; is --steps meant?"),
     (["--colour", "4"], "--colour: no such flag; see --help"),
     (["a", "b"], "b: is one word too many; see --help"),
+    (["a", ""], "'': is one word too many; see --help"),
     (["--steps", "x\n"], "--steps: invalid int value: 'x\\n'; see --help"),
     (["--data", ""], "--data: is empty; leave it out, or say what is meant"),
     ([""], "out: is empty; leave it out, or say what is meant"),

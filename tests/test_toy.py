@@ -523,6 +523,30 @@ def test_a_picture_is_held_out_of_both_tasks_or_of_none(toy):
     assert n_cut == 0
 
 
+def test_each_task_has_rows_to_train_on_and_to_validate(toy):
+    """Even where all of its few pictures are held out, or none."""
+    pairs = [own.Pair(picture, None, [("which?", str(picture))]) for picture in range(20)]
+    held_out, = own.choose_held_out(20, seed=0)
+    pairs.append(own.Pair(held_out, "the only one to draw", []))
+    rows, _ = own.make_rows(pairs, np.zeros((20, 64), int), toy.enc, {held_out})
+    assert not rows["train", "generate"]
+    own.validate_on_something(rows)
+    assert len(rows["train", "generate"]) == len(rows["val", "generate"]) == 1
+    assert len(rows["train", "understand"]) == 19
+    rows, _ = own.make_rows(pairs, np.zeros((20, 64), int), toy.enc, set())
+    own.validate_on_something(rows)
+    assert len(rows["train", "understand"]) == len(rows["val", "understand"]) == 20
+
+
+def test_a_prompt_is_cut_between_characters(toy):
+    """One of them may be several tokens, and half of one is none."""
+    for n in range(3):
+        ids, _, was_cut = own.prompt_row(toy.enc, np.zeros(64, int), "a" * n + "\N{SNOWMAN}" * 300)
+        assert was_cut
+        assert len(ids) <= 64 + own.ROOM
+        assert "\ufffd" not in toy.enc.decode(ids[1:-65], errors="replace")
+
+
 def test_a_text_that_is_too_long_is_cut_and_counted(toy):
     codes = np.zeros((1, 64), int)
     long = "word " * 300
@@ -585,6 +609,8 @@ A_DRAWING = Talk("0.png", "a cat", [])
     ({"conversations": said("Picture 1: <img>0.png</img>\nwhat?", "red",
                             names=("user", "assistant"))},
      Talk("0.png", None, [("Picture 1: \nwhat?", "red")])),
+    ({"conversations": said("a cat", "<img>0.png</img>")}, A_DRAWING),
+    ({"image": "0.png", "conversations": said("<img>0.png</img>what?", "red")}, A_TALK),
     ({"conversations": said("<img>a\nb.png</img>what?", "red")},
      Talk("a\nb.png", None, [("what?", "red")])),
     # a greeting before the first question, which LLaVA's reader drops
@@ -618,11 +644,13 @@ def test_what_is_not_plain_is_skipped_and_the_reason_says_what_stands_there(reco
 
 
 def test_a_line_may_be_a_record(tmp_path):
+    """And ends at its newline alone, not at what looks like one in a text."""
     file = tmp_path / "pairs.jsonl"
-    records = [{"image": "0.png", "conversations": said("a", "b")}] * 3
-    file.write_text("\n".join(map(json.dumps, records)) + "\n\n")
+    records = [{"image": "0.png", "conversations": said("a\u2028\x85", "b")}] * 3
+    lines = [json.dumps(record, ensure_ascii=False) for record in records]
+    file.write_text("\n".join(lines) + "\n\n", encoding="utf-8")
     assert load_records(file) == records
-    file.write_text(json.dumps(records[0]))
+    file.write_text(lines[0], encoding="utf-8")
     assert load_records(file) == records[:1]
 
 

@@ -21,6 +21,7 @@ import sample
 from data import TASKS, load_dataset
 from model import PRESETS, SECOND_COPIES, Config, Transformer
 from systems import build
+from systems.flags import read_flags
 from systems.runs import load_model
 from tests.common import (HERE, as_if_trained_for, free_ports, names_of, run, same, short_run,
                           train, weights)
@@ -550,6 +551,22 @@ def test_ctrl_c_says_how_to_go_on(toy, names, tmp_path, monkeypatch):
     assert said == f"\nstopped; go on with: python train.py --out {out} --resume"
     with pytest.raises(SystemExit, match="the network is saved, score it with: python -m exam"):
         names["stop"]()
+
+
+def test_a_resumed_run_takes_its_steps_as_before_unless_told(trained, tmp_path, monkeypatch):
+    """It may have been in parts because memory was short."""
+    config = json.loads((trained / "config.json").read_text())
+    config["train"] |= {"accumulate": 4, "checkpoint": True}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+
+    def flags(*words):
+        monkeypatch.setattr("sys.argv", ["train.py", "--out", str(tmp_path), "--resume", *words])
+        return read_flags()
+
+    assert flags().accumulate == 4
+    assert flags().checkpoint
+    assert flags("--accumulate", "2").accumulate == 2
+    assert flags("--accumulate=2").checkpoint
 
 
 def test_a_resumed_run_takes_no_other_flags(trained):

@@ -32,7 +32,7 @@ class Parser(argparse.ArgumentParser):
         kind, _, words = message.partition(": ")
         if kind != "unrecognized arguments":
             sys.exit(f"{printable(message.removeprefix('argument '))}; see --help")
-        word = words.split()[0]
+        word = (words.split() or [repr(words)])[0]  # an empty word is one, too
         flags = [flag for action in self._actions for flag in action.option_strings]
         near = difflib.get_close_matches(word.split("=")[0], flags, 1, .75)
         remedy = f"is {near[0]} meant?" if near else "see --help"

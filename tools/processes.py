@@ -10,7 +10,7 @@ in one of two ways:
         of the optimisers' states; a layer's weights are whole only while it computes. Such
         tensors are DTensors: they look whole, but a process holds only its part.
 
-Alone, every function here does nothing, or returns what it was given, so train.py need not ask.
+Alone, what is of several does nothing, or returns what it was given, so train.py need not ask.
 What only shards need is imported late, as it takes half as long as all the rest of torch.
 """
 import ctypes

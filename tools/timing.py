@@ -38,9 +38,9 @@ class Meter:
     """
     How fast a training goes.
 
-      tokens  a step has; set before the first
-      flops   a token, over all processes
-      peak    FLOP/s of the device, or None if that is not known
+      tokens  of all steps so far; whoever takes a step adds its own
+      flops   a token costs a process
+      peak    FLOP/s of its device, or None if that is not known
     """
 
     def __init__(self, flops, peak):
@@ -60,10 +60,10 @@ class Meter:
         yield
         self.spent[what] += time.time() - start
 
-    def read(self, n_steps):
-        """After so many steps: words for a progress bar. Evaluations do not count, waiting does."""
-        seconds = time.time() - self.start
-        speed = n_steps * self.tokens / (seconds - self.spent["evaluating"])
+    def read(self):
+        """Words for a progress bar. Evaluations do not count, waiting does."""
+        seconds = time.time() - self.start - self.spent["evaluating"]
+        speed = self.tokens / seconds
         share = f"{speed * self.flops / self.peak:.1%}" if self.peak else "n/a"
         waits = self.spent["waiting"] / seconds
         return {"tok/s": f"{speed:,.0f}", "MFU": share, "waits": f"{waits:.1%}"}

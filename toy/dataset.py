@@ -5,9 +5,9 @@ toy/dataset.py: writing a data set, the folder that data.load_dataset() reads.
         write_rows(part, ...)                       # as often as it takes
         finish_dataset(part, out, ...)              # OUT.part becomes OUT
 
-Whatever stops it before the end, Ctrl-C too, no half-made folder is left. toy/build.py and
-toy/own.py write so; what takes minutes before may stand under only_maker(out). Stands on data.py
-and tools/.
+Whatever stops it before the end, Ctrl-C too, no half-made folder is left, but by kill -9.
+toy/build.py and toy/own.py write so; what takes minutes before may stand under only_maker(out).
+Stands on data.py and tools/.
 
 `sizes` says which arrays there are: sizes[split, task] = (rows, tokens of the longest row), with
 split "train" or "val", and task "generate" or "understand".

@@ -254,7 +254,7 @@ def refuse_long_questions(file, pairs, n_pictures, enc, held_out):
     """Exits with one line if no row has room for an answer, whatever its picture's codes are."""
     no_codes = np.zeros((n_pictures, SIDE * SIDE), int)
     rows, _ = make_rows(pairs, no_codes, enc, held_out)
-    if not any(rows["train", task] for task in TASKS):
+    if not any(rows.values()):
         sys.exit(f"{file}: no usable record; the questions are longer than the {LONGEST} tokens "
                  "that a row holds, and leave no room for an answer")
 
@@ -263,7 +263,7 @@ def prompt_row(enc, picture, prompt):
     """ids and roles of a row to generate, and whether its prompt had to be cut."""
     room = ROOM - 2  # <|bos|> and <|boi|>
     text = enc.encode_ordinary(prompt)
-    ids, roles = make_row(enc, enc.n_vocab, picture, enc.decode(text[:room]))
+    ids, roles = make_row(enc, enc.n_vocab, picture, enc.decode(text[:room], errors="ignore"))
     return ids, roles, len(text) > room
 
 
@@ -275,11 +275,13 @@ def talk_row(enc, picture, turns):
 
 
 def validate_on_something(rows):
-    """Where there are too few pictures to hold any out, training rows stand in for them."""
+    """Where pictures are too few to be held out, or all are, the same rows serve for both."""
     for task in TASKS:
-        if rows["train", task] and not rows["val", task]:
+        train, val = rows["train", task], rows["val", task]
+        if bool(train) != bool(val):
             print(f"no {task} pair is held out (there are few): validation uses training pairs")
-            rows["val", task] = rows["train", task][:100]
+            rows["train", task] = train or val
+            rows["val", task] = (train or val)[:100]
 
 
 def sizes_of(rows):

@@ -53,7 +53,7 @@ def load_records(file):
         records = read_lines(text)
         if records is None:
             sys.exit(f"{file}: not JSON ({e})")
-    if isinstance(records, dict) and len(text.strip().splitlines()) == 1:
+    if isinstance(records, dict) and "\n" not in text.strip():
         records = [records]  # one line: one record
     if not isinstance(records, list):
         sys.exit(f"{file}: holds a {type(records).__name__}, not a list of records")
@@ -65,7 +65,7 @@ def load_records(file):
 def read_lines(text):
     """A record in each line; None if some line is not JSON."""
     records = []
-    for line in text.splitlines():
+    for line in text.split("\n"):  # splitlines() would cut at what JSON allows within a text, too
         if not line.strip():
             continue
         try:
@@ -90,6 +90,7 @@ def understand(record):
     fault = fault_of_names(images)
     if fault:
         return None, fault
+    images = list(dict.fromkeys(images))  # each once, however often it is named
     if not images:
         return None, Fault("has no picture")
     if len(images) > 1:
@@ -102,13 +103,13 @@ def understand(record):
     for text in asked + told:
         if re.search("[\ud800-\udfff]", text):
             return None, Fault("a text has half a character (a lone surrogate)", shorten(text))
-    draws = ["<image>" in text for text in told]
+    draws = [without_pictures(text) != text for text in told]
     if not any(draws):
         return Talk(images[0], None, list(zip(asked, told))), None
     if len(told) > 1:
         return None, Fault("a generation pair has one human and one gpt turn",
                            f"here are {len(turns)} turns")
-    return Talk(images[0], asked[0], []), None  # words beside <image> are left out
+    return Talk(images[0], asked[0], []), None  # words beside the picture are left out
 
 
 # ---------------------------------------------------------------------------------------------
