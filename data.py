@@ -26,7 +26,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-VERSION = 9  # of the data's format and words: a data set of another is refused, never misread
+VERSION = 8  # of the data's format and words: a data set of another is refused, never misread
 ASSETS = Path(__file__).parent / "assets"
 TASKS = ("generate", "understand")
 

@@ -32,7 +32,6 @@ from toy.world import CANVAS, COLORS, SHAPES, SIZES, make_scenes, render_all
 
 CHUNK = 40_000  # scenes that are made up at a time; there must be memory for twice as many
 PIECE = 1000    # scenes of a chunk that a process takes at a time
-CROWDED = (.10, .35, .25, .30)  # of one to four objects: to look one up is learned among many
 STOPPING = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C, and kill
 
 # a chunk or a piece: scenes number first .. first + n - 1 of a split ("train" or "val")
@@ -104,10 +103,9 @@ def cut(split, first, n, length):
 def make_up(chunk, seed, rng):
     """[Told]: the scenes of a chunk, and what is said of each."""
     chunk_seed = [seed, chunk.split == "val", chunk.first // CHUNK]
-    scenes = make_scenes(chunk.n, chunk_seed, p_count=CROWDED)
+    scenes = make_scenes(chunk.n, chunk_seed)
     # a held-out pair takes the place of every fifth scene, as long as there are some of which
-    # something can be said: so about every sixth shows one. They are not crowded, as of few objects
-    # more can be said in silence
+    # something can be said: so about every sixth shows one
     held_out = make_scenes(chunk.n // 5, [*chunk_seed, 1], held_out=True)
     held_out = [scene for scene in held_out if can_be_silent(scene)]
     for i, scene in enumerate(held_out):

@@ -63,20 +63,19 @@ Object = namedtuple("Object", "shape color size x y")  # x, y: the centre, from 
 # -------------------------------------------------------------------------------------------------
 # scenes are made up
 
-def make_scenes(n, seed, held_out=False, p_count=P_COUNT):
+def make_scenes(n, seed, held_out=False):
     """
     n scenes, each a list of 1 to 4 Objects in reading order. The same seed gives the same scenes.
 
     seed      whatever np.random.default_rng() takes: a number, or several
     held_out  False: no object is a held-out pair. True: the first one drawn always is, and the
               others may be
-    p_count   the probabilities of one, two, three and four objects
 
     All scenes are drawn side by side, as arrays with four places a scene. Where a scene has fewer
     objects, its last places are drawn too, and not used.
     """
     rng = np.random.default_rng(seed)
-    count = rng.choice(4, n, p=p_count) + 1                  # (n,)
+    count = rng.choice(4, n, p=P_COUNT) + 1                  # (n,)
     exists = np.arange(4) < count[:, None]                   # (n, 4): which places are used
     shape, color = draw_shapes_and_colors(count, rng, held_out)  # (n, 4) each
     size, center = place_objects(exists, rng)                # (n, 4) and (n, 4, 2)
