@@ -198,12 +198,12 @@ def test_an_evaluation_is_no_training_but_waiting_is(monkeypatch):
     now = [0.]
     monkeypatch.setattr("time.time", lambda: now[0])
     meter = Meter(flops=10, peak=10_000)
-    meter.tokens = 100
+    meter.tokens = 500
     for what, seconds in (("evaluating", 30), ("waiting", 4)):
         with meter.aside(what):
             now[0] += seconds
     now[0] += 6
-    assert meter.read(n_steps=5) == {"tok/s": "50", "MFU": "5.0%", "waits": "10.0%"}
+    assert meter.read() == {"tok/s": "50", "MFU": "5.0%", "waits": "40.0%"}
 
 
 # ---------------------------------------------------------------------------------------------
