@@ -61,8 +61,10 @@ def main():
 
 
 def new_prompts():
-    """[(record, scene)]: prompts of GenEval's tags that are not the exam's. Most name colours, as
-    the exam has nearly all that are shorter."""
+    """
+    [(record, scene)]: prompts of GenEval's tags that are not the exam's. Most name colours, as the
+    exam has nearly all that are shorter.
+    """
     in_exam = {record["prompt"] for record, _ in geneval_prompts()}
     prompts = []
     for record, scene in geneval_prompts(PROMPTS, seed=SEED + 6):

@@ -59,7 +59,7 @@ ARMS = {
     "emu3-aia": {"flags": "--aia 0.1 --exam 30", "steps": 220, "from": "emu3"},
 }
 
-OTHERS = [arch for arch in PRESETS if arch != "emu3"]
+OTHERS = [arch for arch in PRESETS if arch != "emu3"]  # emu3 shares all weights
 KINDS = ("existence", "count", "color", "shape", "place", "position", "describe")
 
 # no distances: each arm's is to its own target

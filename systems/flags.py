@@ -180,8 +180,8 @@ def read_flags():
 
 def take_from_run(args):
     """--resume: the flags that the run was begun with."""
-    given = [word.split("=")[0] for word in sys.argv[1:] if word.startswith("--")]
-    given = {re.sub("^--(no-)?", "", flag): flag for flag in given}
+    flags = [word.split("=")[0] for word in sys.argv[1:] if word.startswith("--")]
+    given = {re.sub("^--(no-)?", "", flag): flag for flag in flags}  # {name: as it was typed}
     free = ("resume", "out", "data", "device", *HOW)  # data: where the data set is now
     more = [flag for name, flag in given.items() if name not in free]
     if more:
@@ -194,11 +194,11 @@ def take_from_run(args):
     if not is_there and args.data != f"data/toy-{config['train']['size']}":
         sys.exit(f"--resume: the data set of {args.out} is not in {args.data}; "
                  "say where it is: --data FOLDER")
-    kept = ["resume", "out", "data", "device", *given]
+    of_now = ["resume", "out", "data", "device", *given]
     if world == 1:
-        kept.append("fsdp")  # one process alone has no shards
+        of_now.append("fsdp")  # one process alone has no shards
     for name, value in config["train"].items():
-        if name not in kept:
+        if name not in of_now:
             setattr(args, name, value)
 
 
