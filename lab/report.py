@@ -8,10 +8,11 @@ import json
 import sys
 from statistics import mean, stdev
 
+from aia import correlation
 from lab.curves import mean_run
 from lab.dots import draw_dots
 from tools.curves import draw_curves
-from tools.files import first_line
+from tools.files import first_line, save_json
 
 # half the width of a 95 % interval of a mean, in standard errors, by degrees of freedom from 1 on
 T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160,
@@ -33,32 +34,35 @@ STEPS = "Nats a token; the last over 1,000 rows a task, the others over 250."
 def write_report(name, study, runs, folder, command):
     """
     NAME.md and NAME.png in a folder: verdicts, then every number of the exam, then the losses by
-    step. If it is about distances, the curves too, as NAME-curves.png. command: the one that was
-    typed.
+    step. If it is about the curves, these too, as NAME-curves.png. What was found is in
+    NAME.json, of which lab/claims.py makes its page. command: the one that was typed.
     """
     runs = [run for run in runs if run.arm in study["arms"]]
-    scores = {run: read(run.folder / "scores.json") for run in runs}
-    asked = {measure.split("/")[0] for measure in study.get("measures", ())}
-    if "best" in asked:
-        for run in runs:
-            scores[run]["best"] = best_losses(run)
+    measures = [*study.get("promise", ()), *study.get("measures", ())]
+    asked = {measure.split("/")[0] for measure in measures}
+    scores = {run: scores_of(run, asked) for run in runs}
+    found = [kept(measure, study, scores) for measure in study.get("promise", ())]
     parts = [f"# {study['question']}", how_made(command, runs), f"![every seed a dot]({name}.png)"]
     if "promise" in study:
-        parts += ["## What is promised", KEPT,
-                  promises(study["promise"], study["arms"][0], scores)]
+        parts += ["## What is promised", KEPT, promises(found)]
     if "claim" in study:
         parts += ["## The verdict", f"The claim: {study['claim']}", RULE]
         for arm, rival in study["rivals"]:
-            parts.append(differences(arm, rival, study["measures"], scores))
-    if "distance" in asked:
+            compared = [compare(arm, rival, measure, worth, scores)
+                        for measure, worth in study["measures"].items()]
+            parts.append(differences(arm, rival, compared))
+            found += compared
+    is_of_curves = asked & {"distance", "correlation", "spread"}
+    if is_of_curves:
         parts += ["## Curves", CURVES, f"![interaction per layer]({name}-curves.png)"]
     parts += [study.get("note", ""), CAVEAT, "## Scores", every_score(study["arms"], scores),
               "## Validation losses by step", STEPS, losses(study["arms"], runs)]
     folder.mkdir(parents=True, exist_ok=True)
     page = "\n\n".join(part for part in parts if part) + "\n"
     (folder / f"{name}.md").write_text(page, encoding="utf-8")
+    save_json(folder / f"{name}.json", {"command": command, "found": found})
     draw_dots(rows_of_dots(study, scores), folder / f"{name}.png")
-    if "distance" in asked:
+    if is_of_curves:
         draw_curves(curves(study["arms"], runs), folder / f"{name}-curves.png")
 
 
@@ -70,11 +74,22 @@ def read(file):
         sys.exit(f"{file}: cannot be read ({first_line(e)}); remove that run, and it is made anew")
 
 
-def best_losses(run):
-    """What its losses would have been, had it stopped in time: columns as in scores.json."""
-    history = read(run.folder / "interaction.json")["history"]
-    return {task: {"run": min(measured["val"][task] for measured in history)}
-            for task in history[0]["val"]}
+def scores_of(run, asked):
+    """
+    A run's scores.json, and of these benchmarks of our own what is asked for: "best", what its
+    losses would have been, had it stopped in time; "correlation" of the two tasks' curves over
+    layers; "spread", the standard deviation of a layer's interaction over rows.
+    """
+    scores = read(run.folder / "scores.json")
+    if asked & {"best", "correlation", "spread"}:
+        history = read(run.folder / "interaction.json")["history"]
+        last = history[-1]
+        tasks = list(last["val"])
+        scores["best"] = {task: {"run": min(measured["val"][task] for measured in history)}
+                          for task in tasks}
+        scores["spread"] = {task: {"run": mean(last[task]["std"])} for task in tasks}
+        scores["correlation"] = {"over layers": {"run": correlation(last)}}
+    return scores
 
 
 # ---------------------------------------------------------------------------------------------
@@ -98,8 +113,9 @@ def values_of(scores, arm, measure):
 
 
 def sign_of(measure):
-    """-1 where less is better."""
-    return -1 if measure.split("/")[0] in ("loss", "best", "distance") else 1
+    """-1 where less is better, or is claimed."""
+    less = ("loss", "best", "distance", "correlation", "spread")
+    return -1 if measure.split("/")[0] in less else 1
 
 
 def interval(differences):
@@ -144,6 +160,42 @@ def spread(values):
 
 
 # ---------------------------------------------------------------------------------------------
+# what was found
+
+
+def kept(measure, study, scores):
+    """Whether a promise is kept, as a dict."""
+    arm = study["arms"][0]
+    of_mean, of_each = study["promise"][measure]
+    n_runs = sum(run.arm == arm for run in scores)
+    found = {"arm": arm, "measure": measure, "of mean": of_mean, "of each": of_each,
+             "seeds": n_runs, "value": "", "worst": "", "verdict": "not measured"}
+    values = values_of(scores, arm, measure)
+    if len(values) < n_runs:
+        return found
+    sign = sign_of(measure)
+    worst = sign * min(sign * value for value in values.values())
+    return found | {"value": spread(values.values()), "worst": written(worst), "verdict":
+                    "kept" if is_kept(values, of_mean, of_each, sign) else "broken"}
+
+
+def compare(arm, rival, measure, worth, scores):
+    """What two arms have, and by how much they differ, as a dict. The rival "zero" has 0."""
+    ours = values_of(scores, arm, measure)
+    theirs = values_of(scores, rival, measure) if rival != "zero" else dict.fromkeys(ours, 0.)
+    both = sorted(set(ours) & set(theirs))
+    found = {"arm": arm, "rival": rival, "measure": measure, "worth": worth, "seeds": len(both),
+             "rival's": spread(theirs.values()), "value": spread(ours.values()),
+             "difference": "not measured", "verdict": ""}
+    if not both:
+        return found
+    sign = sign_of(measure)
+    gain, half = interval([sign * (ours[seed] - theirs[seed]) for seed in both])
+    return found | {"difference": f"{sign * gain:+.4f} ± {half:.4f}",
+                    "verdict": verdict(gain, half, worth, len(both))}
+
+
+# ---------------------------------------------------------------------------------------------
 # tables
 
 
@@ -158,35 +210,18 @@ def title(measure):
     return column if benchmark == "summary" else f"{benchmark}: {column}"
 
 
-def promises(promise, arm, scores):
-    n_runs = sum(run.arm == arm for run in scores)
+def promises(found):
     rows = []
-    for measure, (of_mean, of_each) in promise.items():
-        values = values_of(scores, arm, measure)
-        cells = ["", "", "not measured"]
-        if len(values) == n_runs:
-            sign = sign_of(measure)
-            kept = is_kept(values, of_mean, of_each, sign)
-            worst = sign * min(sign * value for value in values.values())
-            cells = [spread(values.values()), written(worst), "kept" if kept else "**broken**"]
-        rows.append([title(measure), written(of_mean), written(of_each), *cells])
+    for one in found:
+        said = f"**{one['verdict']}**" if one["verdict"] == "broken" else one["verdict"]
+        rows.append([title(one["measure"]), written(one["of mean"]), written(one["of each"]),
+                     one["value"], one["worst"], said])
     return table(["", "promised: mean", "each seed", "mean", "worst seed", ""], rows)
 
 
-def differences(arm, rival, measures, scores):
-    """Of each measure what both arms have, and by how much they differ."""
-    rows = []
-    for measure, worth in measures.items():
-        ours = values_of(scores, arm, measure)
-        theirs = values_of(scores, rival, measure)
-        both = sorted(set(ours) & set(theirs))
-        cells = ["not measured", ""]
-        if both:
-            sign = sign_of(measure)
-            gain, half = interval([sign * (ours[seed] - theirs[seed]) for seed in both])
-            cells = [f"{sign * gain:+.4f} ± {half:.4f}", verdict(gain, half, worth, len(both))]
-        rows.append([title(measure), spread(theirs.values()), spread(ours.values()),
-                     str(len(both)), cells[0], written(worth), cells[1]])
+def differences(arm, rival, found):
+    rows = [[title(one["measure"]), one["rival's"], one["value"], str(one["seeds"]),
+             one["difference"], written(one["worth"]), one["verdict"]] for one in found]
     return table(["", rival, arm, "pairs", "difference, 95 %", "worth having", "verdict"], rows)
 
 
@@ -248,9 +283,11 @@ def how_made(command, runs):
 
     days = sorted({record["begun"].split()[0] for record in records})
     when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+    minutes = sum(run.minutes() for run in runs)
     return (f"`{command}`: seeds {seeds}; revision {all_of('revision')}; {all_of('machine')}, "
-            f"{all_of('jobs')} runs at a time; torch {all_of('torch')}; {when}. After ± stands "
-            "the standard deviation over seeds, but where it says 95 %.")
+            f"{all_of('jobs')} runs at a time; torch {all_of('torch')}; {when}; {minutes:.0f} "
+            f"minutes of training, the {len(runs)} runs' together. After ± stands the standard "
+            "deviation over seeds, but where it says 95 %.")
 
 
 def rows_of_dots(study, scores):

@@ -17,17 +17,21 @@ A study:
   promise    (if any) {measure: (what the mean is to reach, what every seed is to reach)}
   note       (if any) what a reader of the numbers should know
   claim      (if any) what a paper says, and where; with it
-  rivals     [(arm, rival)]: the arm is claimed to be better
+  rivals     [(arm, rival)]: the arm is claimed to be better; rival "zero": than nothing at all
   measures   {measure: the smallest difference worth having}
 
-A promise is of the first arm. A measure is "benchmark/column" as in scores.json, or "best/TASK",
-the least validation loss at any evaluation; of a loss or a distance less is better.
+A promise is of the first arm. A measure is "benchmark/column" as in scores.json, or one of
+"best/TASK", the least validation loss at any evaluation; "correlation/over layers", of the two
+tasks' curves; "spread/TASK", the standard deviation of a layer's interaction over rows. Of all but
+scores less is better, or is claimed.
 """
 
 from model import PRESETS
 
 PULLED = "--aia 1 --aia_every 1 --exam 30"
 SHORT = "--stages off --exam 30"
+SEE = "--task understand --batch_size 22 --see patches --exam 30"
+UTAMOE = "--arch utamoe --exam 30"
 
 ARMS = {
     "main": {"flags": "--aia 0.1", "steps": 5500},
@@ -57,6 +61,16 @@ ARMS = {
     # every way to take the network apart, in a tenth of the main job
     **{arch: {"flags": f"--arch {arch} {SHORT}", "steps": 550} for arch in PRESETS},
     "emu3-aia": {"flags": "--aia 0.1 --exam 30", "steps": 220, "from": "emu3"},
+    # seeing alone, from patches of pixels, and what exists in copies by modality
+    "see": {"flags": SEE, "steps": 550},
+    "see-norm": {"flags": f"{SEE} --split norm --route modality", "steps": 550},
+    "see-ffn": {"flags": f"{SEE} --split ffn --route modality", "steps": 550},
+    "see-all": {"flags": f"{SEE} --split norm,qkv,ffn --route modality", "steps": 550},
+    # UTAMoE in its two stages from a unified network, and what its parts are worth
+    "two-stages": {"flags": UTAMOE, "steps": 220, "from": "emu3"},
+    "label": {"flags": f"{UTAMOE} --route oracle", "steps": 220, "from": "emu3"},
+    "not-shared": {"flags": f"{UTAMOE} --no-shared", "steps": 220, "from": "emu3"},
+    "one-stage": {"flags": f"{UTAMOE} --stages off", "steps": 220, "from": "emu3"},
 }
 
 OTHERS = [arch for arch in PRESETS if arch != "emu3"]  # emu3 shares all weights
@@ -124,6 +138,46 @@ STUDIES = {
             "distance/generate": .01, "distance/understand": .01, "loss/generate": .005,
             "loss/understand": .02, "summary/toy-GenEval": .02, "summary/answered": .02,
         },
+    },
+    "ladder": {
+        "question": "Which weights should a network that only sees copy by modality?",
+        "arms": ["see", "see-norm", "see-ffn", "see-all"],
+        "seeds": 3,
+        "claim": "All of them: with copies of norms alone it sees worse (EVEv2, arXiv 2502.06788, "
+                 "section 4.3). What counts is the loss.",
+        "rivals": [("see-all", "see"), ("see-all", "see-norm"), ("see-all", "see-ffn")],
+        "measures": {"loss/understand": .01, "summary/answered": .02, "summary/toy-MMVP": .05},
+    },
+    "router": {
+        "question": "What are the parts of UTAMoE worth?",
+        "arms": ["two-stages", "label", "not-shared", "one-stage"],
+        "seeds": 3,
+        "note": "Its new encoder, embedding and head start from nothing here, and wait in the first "
+                "stage; the paper's come from a trained Janus-Pro.",
+        "claim": "A router that learns the task, a shared expert and two stages are each better "
+                 "than without (UTAMoE). What counts are the losses.",
+        "rivals": [("two-stages", "label"), ("two-stages", "not-shared"),
+                   ("two-stages", "one-stage")],
+        "measures": {"loss/generate": .005, "loss/understand": .01, "summary/toy-GenEval": .02,
+                     "summary/answered": .02},
+    },
+    "opposed": {
+        "question": "Do the two tasks' curves run against each other?",
+        "arms": ["without", "emu3", *OTHERS],
+        "seeds": 3,
+        "claim": "In every architecture they are negatively correlated over the layers (arXiv "
+                 "2511.22663, figure 1). Six layers are few.",
+        "rivals": [(arm, "zero") for arm in ("without", "emu3", *OTHERS)],
+        "measures": {"correlation/over layers": .1},
+    },
+    "spread": {
+        "question": "Do the curves hang on what goes in?",
+        "arms": ["without"],
+        "seeds": 5,
+        "note": "The paper's table 1 has 0.13 for Emu3 and 0.02 to 0.1 for others, over samples of "
+                "several types and lengths; its reading is that they hardly do. Here it is of the "
+                "mean over layers, over 100 rows.",
+        "promise": {"spread/generate": (.13, .13), "spread/understand": (.13, .13)},
     },
     "synergy": {
         "question": "Does each task gain from the other?",

@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +25,7 @@ import torch
 from tqdm import tqdm
 
 from data import checksum
+from lab.claims import write_claims
 from lab.report import read, write_report
 from lab.studies import ARMS, STUDIES
 from systems.runs import was_scored
@@ -74,6 +76,12 @@ class Run:
         shown = re.findall(rf"(\d+)/{self.steps} \[", said)
         return int(shown[-1]) if shown else 0
 
+    def minutes(self):
+        """How long its training took, by the last lines of its log."""
+        said = self.log.read_text(errors="replace") if self.log.exists() else ""
+        shown = re.findall(r"([\d.]+) minutes of training", said)
+        return float(shown[-1]) if shown else 0.
+
 
 def main():
     p = Parser(prog="python -m lab.study",
@@ -111,16 +119,28 @@ def main():
     folder = HERE / "results" if as_planned else root
     command = " ".join(["python -m lab.study", *sys.argv[1:]])
     write_report(args.name, study, runs, folder, command)
+    if as_planned:
+        write_claims(folder)
     print(f"written: {folder / args.name}.md and .png")
 
 
 def list_studies():
     for name, study in STUDIES.items():
         runs = runs_of(study, study["seeds"], Path("out/study"))
-        done = sum(run.is_done() for run in runs)
+        done = [run for run in runs if run.is_done()]
         steps = sum(run.steps for run in runs)
-        print(f"{name:12}{study['question']}\n{'':12}{done} of {len(runs)} runs are there, "
-              f"{steps:,} steps in all")
+        spent = f" ({sum(run.minutes() for run in done):.0f} minutes)" if done else ""
+        print(f"{name:12}{study['question']}\n{'':12}{len(done)} of {len(runs)} runs are there"
+              f"{spent}, {steps:,} steps in all; found: {found_by(name)}")
+
+
+def found_by(name):
+    """How often a study's page has which verdict."""
+    file = HERE / "results" / f"{name}.json"
+    if not file.exists():
+        return "nothing yet"
+    verdicts = Counter(one["verdict"] or "not measured" for one in read(file)["found"])
+    return ", ".join(f"{n} {verdict}" for verdict, n in verdicts.items())
 
 
 # ---------------------------------------------------------------------------------------------

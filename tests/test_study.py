@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from exam.questions import EXTRA, GENEVAL, MME, MMVP
-from lab import report, study
+from lab import claims, report, study
+from lab.claims import CLAIMS
 from lab.report import T95, interval, is_kept, verdict
 from toy.words import KINDS
 
@@ -42,9 +43,10 @@ for _ in range(400):  # until as many are on their way as the test waits for
     time.sleep(.05)
 steps, seed = int(words["--steps"]), int(words["--seed"])
 right = .9 + .01 * seed + float(words.get("--gain", 0))
-curve = {"mean": [right, 0.], "std": [0., 0.]}
-history = [{"step": step, "phase": 0, "val": {"generate": 1.5 - right}, "generate": curve}
-           for step in (0, steps)]
+curve = {"mean": [right, 0.], "std": [.02, .04]}
+other = {"mean": [0., seed + 1.], "std": [0., 0.]}
+history = [{"step": step, "phase": 0, "val": {"generate": 1.5 - right}, "generate": curve,
+            "understand": other} for step in (0, steps)]
 history.insert(1, history[0] | {"val": {"generate": 1.4 - right}})  # it was better once
 (out / "interaction.json").write_text(json.dumps({"history": history}))
 summary = {"answered": {"run": right, "chance": .25}}
@@ -54,6 +56,7 @@ if "--gain" in words:
     "summary": summary, "loss": {"generate": {"run": 1.5 - right}}}))
 with open("said", "a") as f:
     print("ends", out.name, file=f)
+print("1.5 minutes of training; in", out)
 """
 
 ARMS = {"plain": {"flags": "", "steps": 100},
@@ -68,6 +71,11 @@ STUDIES = {
                "claim": "It is.", "rivals": [("better", "plain")],
                "measures": {"summary/answered": .01, "loss/generate": .01, "summary/other": .01,
                             "distance/generate": .01, "best/generate": .01}},
+    "opposed": {"question": "Do its curves run against each other?", "arms": ["plain"], "seeds": 3,
+                "claim": "They do.", "rivals": [("plain", "zero")],
+                "measures": {"correlation/over layers": .1}},
+    "spread": {"question": "Does it spread?", "arms": ["plain"], "seeds": 2,
+               "promise": {"spread/generate": (.03, .03)}},
     "aims": {"question": "Does it aim?", "arms": ["aims"], "seeds": 1,
              "promise": {"summary/answered": (.5, .5)}},
     "stops": {"question": "Does it go on?", "arms": ["stops"], "seeds": 1,
@@ -304,6 +312,43 @@ def test_what_was_not_planned_is_no_result(place, monkeypatch):
     assert not (place / "results").exists()
 
 
+def test_curves_are_compared_with_zero_and_their_spread_is_a_promise(place, monkeypatch):
+    """Two layers, one up and one down: a correlation of -1."""
+    run(monkeypatch, "opposed")
+    run(monkeypatch, "spread")
+    page = (place / "results/opposed.md").read_text()
+    assert "| 0.000 ± 0.000 | -1.000 ± 0.000 | 3 | -1.0000 ± 0.0000 | 0.100 | reproduced |" in page
+    page = (place / "results/spread.md").read_text()
+    assert "| spread: generate | 0.030 | 0.030 | 0.030 ± 0.000 | 0.030 | kept |" in page
+
+
+def test_what_studies_found_is_said_beside_what_is_claimed(place, monkeypatch):
+    monkeypatch.setattr(claims, "CLAIMS", [
+        ("It is better.", "nobody", {"rivals": ("loss/generate",), "opposed": None}),
+        ("It is right.", "we", {"promise": None}), ("All is well.", "a paper", {})])
+    run(monkeypatch, "rivals")
+    page = (place / "results/claims.md").read_text()
+    first, second, third = page.split("## ")[1:]
+    assert "| better - plain | loss: generate | -0.0500 ± 0.0000 | 3 | reproduced |" in first
+    assert "answered" not in first, "tells nothing of it"
+    assert "Not run yet: `python -m lab.study opposed`" in first
+    assert "Not run yet: `python -m lab.study promise`" in second
+    assert "No study of it yet." in third
+    run(monkeypatch, "promise")
+    page = (place / "results/claims.md").read_text()
+    assert "| plain | answered | 0.910 ± 0.010, promised 0.910 | 3 | broken |" in page
+    assert "-0.0500" in page, "of the page that was made before"
+
+
+def test_the_list_says_what_was_spent_and_found(place, monkeypatch, capsys):
+    run(monkeypatch, "promise")
+    run(monkeypatch, "--list")
+    said = capsys.readouterr().out
+    assert "3 of 3 runs are there (4 minutes), 300 steps in all; found: 1 broken, 1 kept" in said
+    assert "0 of 1 runs are there, 100 steps in all; found: nothing yet" in said
+    assert "4 minutes of training" in (place / "results/promise.md").read_text()
+
+
 def test_every_run_is_a_dot(place, monkeypatch):
     run(monkeypatch, "rivals")
     drawn = np.asarray(Image.open(place / "results/rivals.png").convert("RGB")).astype(int)
@@ -367,9 +412,17 @@ def test_every_study_of_ours_measures_what_there_is(name, tmp_path):
     summary = ("toy-GenEval", "toy-POPE F1", "toy-MME", "toy-MMVP", "answered")
     losses = ("generate", "understand")
     columns = {"summary": summary, "toy-GenEval": GENEVAL + EXTRA, "answered": KINDS,
-               "toy-MME": MME, "toy-MMVP": MMVP, "loss": losses, "best": losses, "distance": losses}
+               "toy-MME": MME, "toy-MMVP": MMVP, "correlation": ("over layers",),
+               **dict.fromkeys(("loss", "best", "distance", "spread"), losses)}
     for measure in [*about.get("promise", ()), *about.get("measures", ())]:
         benchmark, column = measure.split("/")
         assert column in columns[benchmark]
     for arm, rival in about.get("rivals", ()):
-        assert {arm, rival} <= set(about["arms"])
+        assert {arm, rival} <= {*about["arms"], "zero"}
+
+
+@pytest.mark.parametrize("claim, whose, studies", CLAIMS)
+def test_a_claim_names_studies_and_measures_of_ours(claim, whose, studies):
+    for name, measures in studies.items():
+        about = study.STUDIES[name]
+        assert set(measures or ()) <= {*about.get("promise", ()), *about.get("measures", ())}
