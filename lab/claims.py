@@ -18,6 +18,8 @@ CLAIMS = [
      {"aia": (*LOSSES, *SCORES), "weak": ("loss/understand",), "few": ("best/understand",)}),
     ("What helps is the content of its targets, not restraint alone.", "nobody yet",
      {"headroom": LOSSES}),
+    ("The two tasks' gradients are in conflict, in the shallow and the deep layers most.",
+     "Uni-X, arXiv 2509.24365", {"conflict": None}),
     ("In every architecture the two tasks' curves are negatively correlated over the layers.",
      f"{AIA}, figure 1", {"opposed": ("correlation/over layers",)}),
     ("The more a network is taken apart, the nearer are its curves to those of single-task "

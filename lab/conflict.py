@@ -30,6 +30,8 @@ from tools.faults import expect_faults
 from tools.files import refuse_unwritable, save_json
 from tools.flags import Parser, speak_plainly
 
+BEGIN = "second phase"  # where it begins
+
 # the matrices of a layer: what is shown, and how their names begin. Copies count as one
 MATRICES = {"qkv": "attn.qkv.", "proj": "attn.proj.", "ffn": "ffn."}
 HUES = {"qkv": (31, 98, 180), "proj": (34, 139, 84), "ffn": (217, 95, 2)}
@@ -51,33 +53,42 @@ def main():
         sys.exit("--draws, --rows: wanted are at least 5 draws of 1 row")
 
     folder = Path(args.out or latest_run())
-    device = find_device(args.device)
+    measured = look_at(folder, args.draws, args.rows, args.data, args.device)
+    for moment, layers in measured.items():
+        print_table(moment, layers)
+    print(f"\npicture: {folder / 'conflict.png'}")
+
+
+def look_at(folder, draws=48, rows=32, place=None, device=None):
+    """
+    {moment: what conflict() says} of a run, which is saved in its folder, with a picture. place:
+    where its data set is now. Exits with one line if it cannot be measured.
+    """
+    device = find_device(device)
     config = read_config(folder)
     if config["train"]["task"] != "both":
         sys.exit(f"{folder}: was trained with --task {config['train']['task']}; name a run of both "
                  "tasks")
     refuse_unwritable("run", folder)
-    data = load_dataset(args.data or config["train"]["data"])
+    data = load_dataset(place or config["train"]["data"])
     refuse_other_data(folder, config, data, "run", rows=True)
 
     fewest = min(len(data.rows["train"][task][0]) for task in TASKS)
-    if args.rows > fewest:
-        sys.exit(f"--rows {args.rows}: the data set has {fewest} of a task; take fewer")
+    if rows > fewest:
+        sys.exit(f"--rows {rows}: the data set has {fewest} of a task; take fewer")
 
     measured = {}
     for moment, model in moments(folder, device).items():
-        measured[moment] = conflict(model, data, args.draws, args.rows, moment)
-    for moment, layers in measured.items():
-        print_table(moment, layers)
+        measured[moment] = conflict(model, data, draws, rows, moment)
     save_json(folder / "conflict.json", measured)
-    draw(measured, folder / "conflict.png")
-    print(f"\npicture: {folder / 'conflict.png'}")
+    draw(measured, folder / "conflict.png", "over draws")
+    return measured
 
 
 def moments(folder, device):
     """{name: the network then}"""
     networks = {}
-    for name, file in (("second phase", "pretrained.pt"), ("end", "ckpt.pt")):
+    for name, file in ((BEGIN, "pretrained.pt"), ("end", "ckpt.pt")):
         if (folder / file).exists():
             networks[name], _ = load_model(folder, device, file)
     return networks
@@ -190,8 +201,11 @@ def written(numbers):
 LEFT, TOP, WIDTH, HEIGHT, APART = 60, 60, 230, 220, 40
 
 
-def draw(measured, path):
-    """A PNG with a panel a moment: the cosines over layers, with bands of their intervals."""
+def draw(measured, path, band):
+    """
+    A PNG with a panel a moment, or whatever the keys are: the cosines over layers, with bands of
+    their intervals. band: what these are over.
+    """
     pen = Pen(LEFT + len(measured) * (WIDTH + APART), TOP + HEIGHT + 80)
     pen.write(8, 8, "cosine of the two tasks' gradients, without noise", "la")
     for i, (moment, layers) in enumerate(measured.items()):
@@ -206,7 +220,7 @@ def draw(measured, path):
             is_all_noise = is_all_noise and not known
         if is_all_noise:
             pen.write(left + WIDTH / 2, y(.25), "all noise: take more --draws", "mm")
-    draw_legend(pen)
+    draw_legend(pen, band)
     pen.save(path)
 
 
@@ -240,14 +254,14 @@ def draw_matrix(pen, left, n_layer, known, hue):
         pen.line(a, b, hue, 3)
 
 
-def draw_legend(pen):
+def draw_legend(pen, band):
     left = LEFT
     middle = TOP + HEIGHT + 62
     for matrix, hue in HUES.items():
         pen.line((left, middle), (left + 28, middle), hue, 3)
         pen.write(left + 36, middle, matrix, "lm")
         left += 90
-    pen.write(left, middle, "band: 95 %, over draws", "lm")
+    pen.write(left, middle, f"band: 95 %, {band}", "lm")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ import sys
 from statistics import mean, stdev
 
 from aia import correlation
+from lab.conflict import BEGIN, MATRICES
+from lab.conflict import draw as draw_cosines
 from lab.curves import mean_run
 from lab.dots import draw_dots
 from tools.curves import draw_curves
@@ -28,6 +30,8 @@ CAVEAT = ("All seeds sit the same exam, so ± and intervals say how runs differ,
           "is in what was asked. Of many intervals of 95 % one in twenty misses, and those beside "
           "one rival share its runs, and so its luck.")
 CURVES = "The mean over seeds, with a band of one standard deviation."
+COSINES = ("Without noise (see lab/conflict.py), where the second phase begins. The mean over "
+           "seeds, with its 95 % interval as a band.")
 STEPS = "Nats a token; the last over 1,000 rows a task, the others over 250."
 
 
@@ -52,6 +56,9 @@ def write_report(name, study, runs, folder, command):
                         for measure, worth in study["measures"].items()]
             parts.append(differences(arm, rival, compared))
             found += compared
+    if is_of_conflict(study):
+        parts += ["## Cosines of the two tasks' gradients", COSINES,
+                  f"![cosine per layer and matrix]({name}-cosines.png)"]
     is_of_curves = asked & {"distance", "correlation", "spread"}
     if is_of_curves:
         parts += ["## Curves", CURVES, f"![interaction per layer]({name}-curves.png)"]
@@ -62,8 +69,15 @@ def write_report(name, study, runs, folder, command):
     (folder / f"{name}.md").write_text(page, encoding="utf-8")
     save_json(folder / f"{name}.json", {"command": command, "found": found})
     draw_dots(rows_of_dots(study, scores), folder / f"{name}.png")
+    if is_of_conflict(study):
+        draw_cosines(cosines(study["arms"], runs), folder / f"{name}-cosines.png", "over seeds")
     if is_of_curves:
         draw_curves(curves(study["arms"], runs), folder / f"{name}-curves.png")
+
+
+def is_of_conflict(study):
+    """Whether lab/conflict.py is to look at the study's runs, too."""
+    return any(measure.startswith("conflict") for measure in study.get("measures", ()))
 
 
 def read(file):
@@ -78,7 +92,8 @@ def scores_of(run, asked):
     """
     A run's scores.json, and of these benchmarks of our own what is asked for: "best", what its
     losses would have been, had it stopped in time; "correlation" of the two tasks' curves over
-    layers; "spread", the standard deviation of a layer's interaction over rows.
+    layers; "spread", the standard deviation of a layer's interaction over rows; "conflict MATRIX",
+    the cosine of the two tasks' gradients, and "norms MATRIX", understand's norm to generate's.
     """
     scores = read(run.folder / "scores.json")
     if asked & {"best", "correlation", "spread"}:
@@ -89,6 +104,12 @@ def scores_of(run, asked):
                           for task in tasks}
         scores["spread"] = {task: {"run": mean(last[task]["std"])} for task in tasks}
         scores["correlation"] = {"over layers": {"run": correlation(last)}}
+    if any(benchmark.startswith("conflict") for benchmark in asked):
+        layers = read(run.folder / "conflict.json")[BEGIN]
+        for matrix in MATRICES:
+            for number, name in (("cosine", f"conflict {matrix}"), ("ratio", f"norms {matrix}")):
+                scores[name] = {f"layer {layer}": {"run": of_layer[matrix][number]}
+                                for layer, of_layer in enumerate(layers)}
     return scores
 
 
@@ -114,8 +135,8 @@ def values_of(scores, arm, measure):
 
 def sign_of(measure):
     """-1 where less is better, or is claimed."""
-    less = ("loss", "best", "distance", "correlation", "spread")
-    return -1 if measure.split("/")[0] in less else 1
+    less = ("loss", "best", "distance", "correlation", "spread", "conflict")
+    return -1 if measure.split("/")[0].split()[0] in less else 1
 
 
 def interval(differences):
@@ -271,6 +292,25 @@ def curves(arms, runs):
         folders = [str(run.folder) for run in runs if run.arm == arm]
         panels.append((f"{arm}, {len(folders)} seeds", mean_run(folders)))
     return panels
+
+
+def cosines(arms, runs):
+    """What lab.conflict's draw() draws: {title: layers}, each cosine an arm's mean over seeds."""
+    panels = {}
+    for arm in arms:
+        measured = [read(run.folder / "conflict.json")[BEGIN] for run in runs if run.arm == arm]
+        panels[f"{arm}, {len(measured)} seeds"] = [
+            {matrix: mean_cosine([of_layer[matrix]["cosine"] for of_layer in of_runs])
+             for matrix in MATRICES} for of_runs in zip(*measured, strict=True)]
+    return panels
+
+
+def mean_cosine(values):
+    """With the ends of its interval; of seeds of which one is all noise, as of one that is."""
+    if None in values:
+        return {"cosine": None}
+    middle, half = interval(values)
+    return {"cosine": middle, "low": middle - half, "high": middle + half}
 
 
 def how_made(command, runs):

@@ -22,11 +22,13 @@ A study:
 
 A promise is of the first arm. A measure is "benchmark/column" as in scores.json, or one of
 "best/TASK", the least validation loss at any evaluation; "correlation/over layers", of the two
-tasks' curves; "spread/TASK", the standard deviation of a layer's interaction over rows. Of all but
-scores less is better, or is claimed.
+tasks' curves; "spread/TASK", the standard deviation of a layer's interaction over rows; "conflict
+MATRIX/layer N", the cosine of the two tasks' gradients. Of all but scores less is better, or is
+claimed.
 """
 
-from model import PRESETS
+from lab.conflict import MATRICES
+from model import PRESETS, SIZES
 
 PULLED = "--aia 1 --aia_every 1 --exam 30"
 SHORT = "--stages off --exam 30"
@@ -152,8 +154,8 @@ STUDIES = {
         "question": "What are the parts of UTAMoE worth?",
         "arms": ["two-stages", "label", "not-shared", "one-stage"],
         "seeds": 3,
-        "note": "Its new encoder, embedding and head start from nothing here, and wait in the first "
-                "stage; the paper's come from a trained Janus-Pro.",
+        "note": "Its new encoder, embedding and head start from nothing here, and wait in the "
+                "first stage; the paper's come from a trained Janus-Pro.",
         "claim": "A router that learns the task, a shared expert and two stages are each better "
                  "than without (UTAMoE). What counts are the losses.",
         "rivals": [("two-stages", "label"), ("two-stages", "not-shared"),
@@ -178,6 +180,20 @@ STUDIES = {
                 "several types and lengths; its reading is that they hardly do. Here it is of the "
                 "mean over layers, over 100 rows.",
         "promise": {"spread/generate": (.13, .13), "spread/understand": (.13, .13)},
+    },
+    "conflict": {
+        "question": "Do the two tasks' gradients pull the same weights in opposite directions?",
+        "arms": ["weak", "main"],
+        "seeds": 5,
+        "note": "Measured where a run's second phase begins: at step 600 of weak, 3,300 of main. "
+                "In another system they were found to be near-orthogonal, and 11 to 14 times apart "
+                "in norm (arXiv 2603.17044).",
+        "claim": "They do, and in the shallow and deep layers more than in those between (Uni-X, "
+                 "arXiv 2509.24365). What counts are the cosines of the network that has learned "
+                 "most, main; a conflict worth the name is -0.1.",
+        "rivals": [("main", "zero"), ("weak", "zero")],
+        "measures": {f"conflict {matrix}/layer {layer}": .1
+                     for matrix in MATRICES for layer in range(SIZES["nano"][0])},
     },
     "synergy": {
         "question": "Does each task gain from the other?",

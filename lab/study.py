@@ -26,7 +26,8 @@ from tqdm import tqdm
 
 from data import checksum
 from lab.claims import write_claims
-from lab.report import read, write_report
+from lab.conflict import look_at
+from lab.report import is_of_conflict, read, write_report
 from lab.studies import ARMS, STUDIES
 from systems.runs import was_scored
 from tools.device import find_device, name_of, name_of_processor
@@ -115,6 +116,11 @@ def main():
     runs = runs_of(study, n_seeds, root, args.quick)
     refuse_others(runs, args.mix)
     train_missing(runs, args.jobs)
+    if is_of_conflict(study):
+        for run in runs:
+            if run.arm in study["arms"] and not (run.folder / "conflict.json").exists():
+                print(f"conflict of the two tasks' gradients in {run.folder}:")
+                look_at(run.folder)
     as_planned = n_seeds == study["seeds"] and not args.quick
     folder = HERE / "results" if as_planned else root
     command = " ".join(["python -m lab.study", *sys.argv[1:]])

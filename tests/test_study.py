@@ -15,6 +15,7 @@ from PIL import Image
 from exam.questions import EXTRA, GENEVAL, MME, MMVP
 from lab import claims, report, study
 from lab.claims import CLAIMS
+from lab.conflict import MATRICES
 from lab.report import T95, interval, is_kept, verdict
 from toy.words import KINDS
 
@@ -74,6 +75,9 @@ STUDIES = {
     "opposed": {"question": "Do its curves run against each other?", "arms": ["plain"], "seeds": 3,
                 "claim": "They do.", "rivals": [("plain", "zero")],
                 "measures": {"correlation/over layers": .1}},
+    "conflict": {"question": "Are they in conflict?", "arms": ["plain"], "seeds": 3,
+                 "claim": "They are.", "rivals": [("plain", "zero")],
+                 "measures": {"conflict qkv/layer 0": .1, "conflict ffn/layer 1": .1}},
     "spread": {"question": "Does it spread?", "arms": ["plain"], "seeds": 2,
                "promise": {"spread/generate": (.03, .03)}},
     "aims": {"question": "Does it aim?", "arms": ["aims"], "seeds": 1,
@@ -322,6 +326,28 @@ def test_curves_are_compared_with_zero_and_their_spread_is_a_promise(place, monk
     assert "| spread: generate | 0.030 | 0.030 | 0.030 ± 0.000 | 0.030 | kept |" in page
 
 
+def test_a_study_of_conflict_looks_at_each_run_once(place, monkeypatch):
+    looked = []
+
+    def look_at(folder):
+        looked.append(folder.name)
+        numbers = {"cosine": -.3, "low": -.4, "high": -.2, "ratio": 2.}
+        noise = dict.fromkeys(numbers)
+        layers = [dict.fromkeys(MATRICES, numbers), dict.fromkeys(MATRICES, noise)]
+        (folder / "conflict.json").write_text(json.dumps({"second phase": layers}))
+
+    monkeypatch.setattr(study, "look_at", look_at)
+    assert run(monkeypatch, "conflict") is None
+    assert run(monkeypatch, "conflict") is None
+    assert looked == ["plain-0", "plain-1", "plain-2"]
+    page = (place / "results/conflict.md").read_text()
+    assert ("| conflict qkv: layer 0 | 0.000 ± 0.000 | -0.300 ± 0.000 | 3 | -0.3000 ± 0.0000 | "
+            "0.100 | reproduced |") in page
+    assert "| conflict ffn: layer 1 |  |  | 0 | not measured | 0.100 |  |" in page, "all noise"
+    assert "| **plain** | 2.000 ± 0.000 |" in page, "the norms' ratio"
+    assert (place / "results/conflict-cosines.png").exists()
+
+
 def test_what_studies_found_is_said_beside_what_is_claimed(place, monkeypatch):
     monkeypatch.setattr(claims, "CLAIMS", [
         ("It is better.", "nobody", {"rivals": ("loss/generate",), "opposed": None}),
@@ -411,9 +437,11 @@ def test_every_study_of_ours_measures_what_there_is(name, tmp_path):
         assert all(source in runs[:place] for source in one.sources)
     summary = ("toy-GenEval", "toy-POPE F1", "toy-MME", "toy-MMVP", "answered")
     losses = ("generate", "understand")
+    layers = [f"layer {layer}" for layer in range(6)]
     columns = {"summary": summary, "toy-GenEval": GENEVAL + EXTRA, "answered": KINDS,
                "toy-MME": MME, "toy-MMVP": MMVP, "correlation": ("over layers",),
-               **dict.fromkeys(("loss", "best", "distance", "spread"), losses)}
+               **dict.fromkeys(("loss", "best", "distance", "spread"), losses),
+               **{f"conflict {matrix}": layers for matrix in MATRICES}}
     for measure in [*about.get("promise", ()), *about.get("measures", ())]:
         benchmark, column = measure.split("/")
         assert column in columns[benchmark]
