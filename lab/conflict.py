@@ -31,6 +31,8 @@ from tools.files import refuse_unwritable, save_json
 from tools.flags import Parser, speak_plainly
 
 BEGIN = "second phase"  # where it begins
+DRAWS = 48              # how often rows of each task are drawn
+ROWS = 32               # in a draw
 
 # the matrices of a layer: what is shown, and how their names begin. Copies count as one
 MATRICES = {"qkv": "attn.qkv.", "proj": "attn.proj.", "ffn": "ffn."}
@@ -42,8 +44,8 @@ def main():
                description="The cosine of the two tasks' gradients, per layer and matrix, "
                            "without the noise in them.")
     p.add_argument("out", nargs="?", help="folder of the run (default: the latest under out/)")
-    p.add_argument("--draws", type=int, default=48, help="how often rows of each task are drawn")
-    p.add_argument("--rows", type=int, default=32, help="rows in a draw")
+    p.add_argument("--draws", type=int, default=DRAWS, help="how often rows of each task are drawn")
+    p.add_argument("--rows", type=int, default=ROWS, help="rows in a draw")
     p.add_argument("--data", help="where the run's data set is now (default: where it was)")
     p.add_argument("--device", help="cpu | cuda | mps (default: what is there)")
     speak_plainly()
@@ -53,16 +55,17 @@ def main():
         sys.exit("--draws, --rows: wanted are at least 5 draws of 1 row")
 
     folder = Path(args.out or latest_run())
-    measured = look_at(folder, args.draws, args.rows, args.data, args.device)
+    measured = look_at(folder, args.draws, args.rows, args.data, args.device)["moments"]
     for moment, layers in measured.items():
         print_table(moment, layers)
     print(f"\npicture: {folder / 'conflict.png'}")
 
 
-def look_at(folder, draws=48, rows=32, place=None, device=None):
+def look_at(folder, draws=DRAWS, rows=ROWS, place=None, device=None):
     """
-    {moment: what conflict() says} of a run, which is saved in its folder, with a picture. place:
-    where its data set is now. Exits with one line if it cannot be measured.
+    {"moments": {moment: what conflict() says}, "draws": ..., "rows": ...} of a run, which is saved
+    in its folder, with a picture. place: where its data set is now. Exits with one line if it
+    cannot be measured.
     """
     device = find_device(device)
     config = read_config(folder)
@@ -80,9 +83,10 @@ def look_at(folder, draws=48, rows=32, place=None, device=None):
     measured = {}
     for moment, model in moments(folder, device).items():
         measured[moment] = conflict(model, data, draws, rows, moment)
-    save_json(folder / "conflict.json", measured)
     draw(measured, folder / "conflict.png", "over draws")
-    return measured
+    looked = {"moments": measured, "draws": draws, "rows": rows}
+    save_json(folder / "conflict.json", looked)
+    return looked
 
 
 def moments(folder, device):

@@ -13,6 +13,7 @@ from lab.conflict import BEGIN, MATRICES
 from lab.conflict import draw as draw_cosines
 from lab.curves import mean_run
 from lab.dots import draw_dots
+from lab.studies import CLAIMS
 from tools.curves import draw_curves
 from tools.files import first_line, save_json
 
@@ -49,8 +50,8 @@ def write_report(name, study, runs, folder, command):
     parts = [f"# {study['question']}", how_made(command, runs), f"![every seed a dot]({name}.png)"]
     if "promise" in study:
         parts += ["## What is promised", KEPT, promises(found)]
-    if "claim" in study:
-        parts += ["## The verdict", f"The claim: {study['claim']}", RULE]
+    if "rivals" in study:
+        parts += ["## The verdict", RULE, claims(study["tests"])]
         for arm, rival in study["rivals"]:
             compared = [compare(arm, rival, measure, worth, scores)
                         for measure, worth in study["measures"].items()]
@@ -80,36 +81,54 @@ def is_of_conflict(study):
     return any(measure.startswith("conflict") for measure in study.get("measures", ()))
 
 
-def read(file):
-    """What stands in a run's JSON file. Exits with one line if it cannot be read."""
+def read(file, remedy="remove that run, and it is made anew"):
+    """What stands in a JSON file, of a run most often. Exits with one line if it cannot be read."""
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as e:
-        sys.exit(f"{file}: cannot be read ({first_line(e)}); remove that run, and it is made anew")
+        sys.exit(f"{file}: cannot be read ({first_line(e)}); {remedy}")
 
 
 def scores_of(run, asked):
-    """
-    A run's scores.json, and of these benchmarks of our own what is asked for: "best", what its
-    losses would have been, had it stopped in time; "correlation" of the two tasks' curves over
-    layers; "spread", the standard deviation of a layer's interaction over rows; "conflict MATRIX",
-    the cosine of the two tasks' gradients, and "norms MATRIX", understand's norm to generate's.
-    """
+    """A run's scores.json, and of the benchmarks of our own (see lab/studies.py) what is asked."""
     scores = read(run.folder / "scores.json")
     if asked & {"best", "correlation", "spread"}:
         history = read(run.folder / "interaction.json")["history"]
-        last = history[-1]
-        tasks = list(last["val"])
-        scores["best"] = {task: {"run": min(measured["val"][task] for measured in history)}
-                          for task in tasks}
-        scores["spread"] = {task: {"run": mean(last[task]["std"])} for task in tasks}
-        scores["correlation"] = {"over layers": {"run": correlation(last)}}
+        scores |= of_curves(history)
     if any(benchmark.startswith("conflict") for benchmark in asked):
-        layers = read(run.folder / "conflict.json")[BEGIN]
-        for matrix in MATRICES:
-            for number, name in (("cosine", f"conflict {matrix}"), ("ratio", f"norms {matrix}")):
-                scores[name] = {f"layer {layer}": {"run": of_layer[matrix][number]}
-                                for layer, of_layer in enumerate(layers)}
+        scores |= of_conflict(read(run.folder / "conflict.json")["moments"][BEGIN])
+    return scores
+
+
+def of_curves(history):
+    """The benchmarks that interaction.json tells of."""
+    last = history[-1]
+    best = {}
+    spread_over_rows = {}
+    for task in last["val"]:
+        best[task] = {"run": min(measured["val"][task] for measured in history[:-1])}
+        curve = last[task]["mean"]
+        over_layers = max(curve) - min(curve)
+        spread_over_rows[task] = {"run": mean(last[task]["std"]) / over_layers}
+    return {"best": best, "spread": spread_over_rows,
+            "correlation": {"over layers": {"run": correlation(last)}}}
+
+
+def of_conflict(layers):
+    """Those that conflict.json tells of; None where the gradients are all noise."""
+    scores = {}
+    for matrix in MATRICES:
+        cosines = [of_layer[matrix]["cosine"] for of_layer in layers]
+        columns = {f"layer {layer}": cosine for layer, cosine in enumerate(cosines)}
+        columns |= dict.fromkeys(("mean", "ends - middle"))
+        if None not in cosines:
+            n = len(cosines)
+            middle = mean(cosines[n // 2 - 1:n // 2 + 1])
+            columns["mean"] = mean(cosines)
+            columns["ends - middle"] = mean((cosines[0], cosines[-1])) - middle
+        scores[f"conflict {matrix}"] = {name: {"run": value} for name, value in columns.items()}
+        scores[f"norms {matrix}"] = {f"layer {layer}": {"run": of_layer[matrix]["ratio"]}
+                                     for layer, of_layer in enumerate(layers)}
     return scores
 
 
@@ -196,19 +215,23 @@ def kept(measure, study, scores):
         return found
     sign = sign_of(measure)
     worst = sign * min(sign * value for value in values.values())
-    return found | {"value": spread(values.values()), "worst": written(worst), "verdict":
-                    "kept" if is_kept(values, of_mean, of_each, sign) else "broken"}
+    said = "kept" if is_kept(values, of_mean, of_each, sign) else "broken"
+    return found | {"value": spread(values.values()), "worst": written(worst), "verdict": said}
 
 
 def compare(arm, rival, measure, worth, scores):
-    """What two arms have, and by how much they differ, as a dict. The rival "zero" has 0."""
+    """
+    What two arms have, and by how much they differ, as a dict. The rival "zero" has 0. A measure
+    that a run lacks is not measured: who has none is not chosen by chance.
+    """
+    n_runs = sum(run.arm == arm for run in scores)
     ours = values_of(scores, arm, measure)
-    theirs = values_of(scores, rival, measure) if rival != "zero" else dict.fromkeys(ours, 0.)
+    theirs = dict.fromkeys(ours, 0.) if rival == "zero" else values_of(scores, rival, measure)
     both = sorted(set(ours) & set(theirs))
     found = {"arm": arm, "rival": rival, "measure": measure, "worth": worth, "seeds": len(both),
              "rival's": spread(theirs.values()), "value": spread(ours.values()),
-             "difference": "not measured", "verdict": ""}
-    if not both:
+             "difference": "", "verdict": "not measured"}
+    if len(both) < n_runs:
         return found
     sign = sign_of(measure)
     gain, half = interval([sign * (ours[seed] - theirs[seed]) for seed in both])
@@ -229,6 +252,21 @@ def title(measure):
     """How a measure is called: "toy-GenEval", "answered: position"."""
     benchmark, column = measure.split("/")
     return column if benchmark == "summary" else f"{benchmark}: {column}"
+
+
+def claims(tests):
+    """A line for each claim that a study tests, with what counts for it."""
+    lines = []
+    for name, counts in tests.items():
+        claim, whose = CLAIMS[name]
+        line = f"- **{claim}** ({whose})."
+        if counts != "promise":
+            pairs, measures = counts
+            who = ", ".join(f"{arm} - {rival}" for arm, rival in pairs)
+            what = ", ".join(title(measure) for measure in measures)
+            line += f" What counts: {what}; of {who}."
+        lines.append(line)
+    return "\n".join(lines)
 
 
 def promises(found):
@@ -298,7 +336,8 @@ def cosines(arms, runs):
     """What lab.conflict's draw() draws: {title: layers}, each cosine an arm's mean over seeds."""
     panels = {}
     for arm in arms:
-        measured = [read(run.folder / "conflict.json")[BEGIN] for run in runs if run.arm == arm]
+        measured = [read(run.folder / "conflict.json")["moments"][BEGIN]
+                    for run in runs if run.arm == arm]
         panels[f"{arm}, {len(measured)} seeds"] = [
             {matrix: mean_cosine([of_layer[matrix]["cosine"] for of_layer in of_runs])
              for matrix in MATRICES} for of_runs in zip(*measured, strict=True)]
@@ -306,7 +345,7 @@ def cosines(arms, runs):
 
 
 def mean_cosine(values):
-    """With the ends of its interval; of seeds of which one is all noise, as of one that is."""
+    """With the ends of its interval over seeds; unknown if it is all noise in any of them."""
     if None in values:
         return {"cosine": None}
     middle, half = interval(values)

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from data import checksum
 from lab.claims import write_claims
-from lab.conflict import look_at
+from lab.conflict import DRAWS, ROWS, look_at
 from lab.report import is_of_conflict, read, write_report
 from lab.studies import ARMS, STUDIES
 from systems.runs import was_scored
@@ -69,18 +69,19 @@ class Run:
         """Whether it left something to go on from."""
         return any((self.folder / name).exists() for name in ("ckpt.pt", "ckpt-before.pt"))
 
+    def said(self):
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
     def steps_done(self):
         """How far it is, by the bar in its log."""
         if self.is_done():
             return self.steps
-        said = self.log.read_text(errors="replace") if self.log.exists() else ""
-        shown = re.findall(rf"(\d+)/{self.steps} \[", said)
+        shown = re.findall(rf"(\d+)/{self.steps} \[", self.said())
         return int(shown[-1]) if shown else 0
 
     def minutes(self):
         """How long its training took, by the last lines of its log."""
-        said = self.log.read_text(errors="replace") if self.log.exists() else ""
-        shown = re.findall(r"([\d.]+) minutes of training", said)
+        shown = re.findall(r"([\d.]+) minutes of training", self.said())
         return float(shown[-1]) if shown else 0.
 
 
@@ -118,7 +119,7 @@ def main():
     train_missing(runs, args.jobs)
     if is_of_conflict(study):
         for run in runs:
-            if run.arm in study["arms"] and not (run.folder / "conflict.json").exists():
+            if run.arm in study["arms"] and not was_looked_at(run):
                 print(f"conflict of the two tasks' gradients in {run.folder}:")
                 look_at(run.folder)
     as_planned = n_seeds == study["seeds"] and not args.quick
@@ -145,7 +146,8 @@ def found_by(name):
     file = HERE / "results" / f"{name}.json"
     if not file.exists():
         return "nothing yet"
-    verdicts = Counter(one["verdict"] or "not measured" for one in read(file)["found"])
+    found = read(file, f"remove it; python -m lab.study {name} writes it anew")["found"]
+    verdicts = Counter(one["verdict"] for one in found)
     return ", ".join(f"{n} {verdict}" for verdict, n in verdicts.items())
 
 
@@ -238,6 +240,15 @@ def git(*words):
 # running them
 
 
+def was_looked_at(run):
+    """Whether the conflict of its gradients was measured, with as many rows as all others'."""
+    file = run.folder / "conflict.json"
+    if not file.exists():
+        return False
+    looked = read(file)
+    return (looked.get("draws"), looked.get("rows")) == (DRAWS, ROWS)
+
+
 def train_missing(runs, jobs):
     """
     Runs what is not there yet, some at a time, and a run after what it needs. If one fails
@@ -323,7 +334,7 @@ def why(run, process):
     """Why a run failed: the last line that it said, its bar apart."""
     if process.returncode < 0:
         return f"was ended by {signal.Signals(-process.returncode).name}"
-    said = run.log.read_text(errors="replace").replace("\r", "\n").splitlines()
+    said = run.said().replace("\r", "\n").splitlines()
     said = [line.strip() for line in said if line.strip() and "%|" not in line]
     return said[-1] if said else f"ended with {process.returncode}"
 

@@ -119,8 +119,9 @@ def test_conflict_is_measured_where_the_second_phase_began_and_at_the_end(traine
     conflict.main()
     said = capsys.readouterr().out
     assert "second phase: cosine" in said and "end: cosine" in said
-    measured = json.loads((out / "conflict.json").read_text())
-    for of_layer in measured["end"]:
+    looked = json.loads((out / "conflict.json").read_text())
+    assert (looked["draws"], looked["rows"]) == (8, 8)
+    for of_layer in looked["moments"]["end"]:
         for numbers in of_layer.values():
             assert numbers["cosine"] is None or -1 <= numbers["cosine"] <= 1
     assert Image.open(out / "conflict.png").width > 400

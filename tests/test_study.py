@@ -14,8 +14,9 @@ from PIL import Image
 
 from exam.questions import EXTRA, GENEVAL, MME, MMVP
 from lab import claims, report, study
-from lab.claims import CLAIMS
-from lab.conflict import MATRICES
+from lab.conflict import DRAWS, MATRICES, ROWS
+from lab.studies import CLAIMS as OUR_CLAIMS
+from systems import flags
 from lab.report import T95, interval, is_kept, verdict
 from toy.words import KINDS
 
@@ -49,6 +50,7 @@ other = {"mean": [0., seed + 1.], "std": [0., 0.]}
 history = [{"step": step, "phase": 0, "val": {"generate": 1.5 - right}, "generate": curve,
             "understand": other} for step in (0, steps)]
 history.insert(1, history[0] | {"val": {"generate": 1.4 - right}})  # it was better once
+history[-1] = history[-1] | {"val": {"generate": 1.3 - right}}  # of other rows
 (out / "interaction.json").write_text(json.dumps({"history": history}))
 summary = {"answered": {"run": right, "chance": .25}}
 if "--gain" in words:
@@ -65,27 +67,33 @@ ARMS = {"plain": {"flags": "", "steps": 100},
         "aims": {"flags": "", "steps": 20, "aim": "plain,better"},
         "stops": {"flags": "--stop yes", "steps": 100},
         "fails": {"flags": "--fail yes", "steps": 100}}
+BEST = ("summary/answered", "loss/generate", "summary/other", "best/generate")
+CLAIMS = {"right": ("It is right.", "we"), "better": ("It is better.", "a paper"),
+          "well": ("All is well.", "nobody")}
 STUDIES = {
     "promise": {"question": "Is it right?", "arms": ["plain"], "seeds": 3,
-                "promise": {"summary/answered": (.91, .905), "loss/generate": (.6, .6)}},
+                "promise": {"summary/answered": (.91, .905), "loss/generate": (.6, .6)},
+                "tests": {"right": "promise"}},
     "rivals": {"question": "Is it better?", "arms": ["plain", "better"], "seeds": 3,
-               "claim": "It is.", "rivals": [("better", "plain")],
-               "measures": {"summary/answered": .01, "loss/generate": .01, "summary/other": .01,
-                            "distance/generate": .01, "best/generate": .01}},
+               "rivals": [("better", "plain")],
+               "measures": dict.fromkeys((*BEST, "distance/generate"), .01),
+               "tests": {"better": ([("better", "plain")], ["loss/generate"])}},
     "opposed": {"question": "Do its curves run against each other?", "arms": ["plain"], "seeds": 3,
-                "claim": "They do.", "rivals": [("plain", "zero")],
-                "measures": {"correlation/over layers": .1}},
+                "rivals": [("plain", "zero")], "measures": {"correlation/over layers": .1},
+                "tests": {"better": ([("plain", "zero")], ["correlation/over layers"])}},
     "conflict": {"question": "Are they in conflict?", "arms": ["plain"], "seeds": 3,
-                 "claim": "They are.", "rivals": [("plain", "zero")],
-                 "measures": {"conflict qkv/layer 0": .1, "conflict ffn/layer 1": .1}},
+                 "rivals": [("plain", "zero")],
+                 "measures": dict.fromkeys(("conflict qkv/layer 0", "conflict qkv/ends - middle",
+                                            "conflict qkv/mean", "conflict ffn/layer 1"), .1),
+                 "tests": {}},
     "spread": {"question": "Does it spread?", "arms": ["plain"], "seeds": 2,
-               "promise": {"spread/generate": (.03, .03)}},
+               "promise": {"spread/generate": (.04, .04)}, "tests": {}},
     "aims": {"question": "Does it aim?", "arms": ["aims"], "seeds": 1,
-             "promise": {"summary/answered": (.5, .5)}},
+             "promise": {"summary/answered": (.5, .5)}, "tests": {}},
     "stops": {"question": "Does it go on?", "arms": ["stops"], "seeds": 1,
-              "promise": {"summary/answered": (.5, .5)}},
+              "promise": {"summary/answered": (.5, .5)}, "tests": {}},
     "fails": {"question": "Does it end?", "arms": ["fails", "plain"], "seeds": 2,
-              "promise": {"summary/answered": (.5, .5)}}}
+              "promise": {"summary/answered": (.5, .5)}, "tests": {}}}
 
 
 @pytest.fixture
@@ -97,7 +105,10 @@ def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(study, "HERE", tmp_path)
     monkeypatch.setattr(study, "ARMS", ARMS)
-    monkeypatch.setattr(study, "STUDIES", STUDIES)
+    for module in (study, claims):
+        monkeypatch.setattr(module, "STUDIES", STUDIES)
+    for module in (report, claims):
+        monkeypatch.setattr(module, "CLAIMS", CLAIMS)
     monkeypatch.setattr(study, "revision", lambda: "abc")
     monkeypatch.setattr(study, "lock", lambda _: True)
     monkeypatch.setattr(study.signal, "signal", lambda *_: None)
@@ -268,7 +279,7 @@ def test_a_page_says_what_is_promised_and_kept(place, monkeypatch):
     assert "| answered | 0.910 | 0.905 | 0.910 ± 0.010 | 0.900 | **broken** |" in page
     assert "| loss: generate | 0.600 | 0.600 | 0.590 ± 0.010 | 0.600 | kept |" in page
     assert "| chance | 0.250 |" in page
-    assert "| generate | 0.590 ± 0.010 | 0.490 ± 0.010 | 0.590 ± 0.010 |" in page
+    assert "| generate | 0.590 ± 0.010 | 0.490 ± 0.010 | 0.390 ± 0.010 |" in page
 
 
 def test_a_promise_is_of_the_mean_and_of_each_seed():
@@ -288,9 +299,22 @@ def test_arms_are_compared_seed_by_seed(place, monkeypatch):
             "reproduced |" in page)
     assert ("| loss: generate | 0.590 ± 0.010 | 0.540 ± 0.010 | 3 | -0.0500 ± 0.0000 | 0.010 | "
             "reproduced |" in page)
-    assert "| other |  |  | 0 | not measured | 0.010 |  |" in page
+    assert "| other |  |  | 0 |  | 0.010 | not measured |" in page
     assert "| best: generate | 0.490 ± 0.010 | 0.440 ± 0.010 | 3 |" in page, "before the end"
+    assert "- **It is better.** (a paper). What counts: loss: generate; of better - plain." in page
     assert "| **better** | 0.960 ± 0.010 | 0.123 ± 0.000 |" in page
+
+
+def test_what_one_seed_lacks_is_not_measured(place, monkeypatch):
+    """Who has none is not chosen by chance."""
+    run(monkeypatch, "rivals")
+    file = place / "out/study/better-1/scores.json"
+    scores = json.loads(file.read_text())
+    del scores["summary"]["answered"]
+    file.write_text(json.dumps(scores))
+    run(monkeypatch, "rivals")
+    page = (place / "results/rivals.md").read_text()
+    assert "| 2 |  | 0.010 | not measured |" in page
 
 
 def test_a_study_of_distances_shows_the_curves(place, monkeypatch):
@@ -317,53 +341,73 @@ def test_what_was_not_planned_is_no_result(place, monkeypatch):
 
 
 def test_curves_are_compared_with_zero_and_their_spread_is_a_promise(place, monkeypatch):
-    """Two layers, one up and one down: a correlation of -1."""
+    """Two layers, one up and one down: a correlation of -1. Rows differ by 0.03, layers by 0.9."""
     run(monkeypatch, "opposed")
     run(monkeypatch, "spread")
     page = (place / "results/opposed.md").read_text()
     assert "| 0.000 ± 0.000 | -1.000 ± 0.000 | 3 | -1.0000 ± 0.0000 | 0.100 | reproduced |" in page
     page = (place / "results/spread.md").read_text()
-    assert "| spread: generate | 0.030 | 0.030 | 0.030 ± 0.000 | 0.030 | kept |" in page
+    assert "| spread: generate | 0.040 | 0.040 | 0.033 ± 0.000 | 0.033 | kept |" in page
 
 
 def test_a_study_of_conflict_looks_at_each_run_once(place, monkeypatch):
     looked = []
 
     def look_at(folder):
+        """The first layers of qkv are in conflict, ffn is all noise in one of the seeds."""
         looked.append(folder.name)
-        numbers = {"cosine": -.3, "low": -.4, "high": -.2, "ratio": 2.}
-        noise = dict.fromkeys(numbers)
-        layers = [dict.fromkeys(MATRICES, numbers), dict.fromkeys(MATRICES, noise)]
-        (folder / "conflict.json").write_text(json.dumps({"second phase": layers}))
+        seed = len(looked) - 1
+        layers = [{matrix: {"cosine": cosine, "ratio": 2.} for matrix in MATRICES}
+                  for cosine in (-.3 - seed / 100, -.1, -.1, -.1)]
+        if seed == 1:
+            layers[1] = layers[1] | {"ffn": {"cosine": None, "ratio": None}}
+        about = {"moments": {"second phase": layers}, "draws": DRAWS, "rows": ROWS}
+        (folder / "conflict.json").write_text(json.dumps(about))
 
+    shown = {}
     monkeypatch.setattr(study, "look_at", look_at)
+    monkeypatch.setattr(report, "draw_cosines", lambda panels, path, band: shown.update(panels))
     assert run(monkeypatch, "conflict") is None
     assert run(monkeypatch, "conflict") is None
     assert looked == ["plain-0", "plain-1", "plain-2"]
     page = (place / "results/conflict.md").read_text()
-    assert ("| conflict qkv: layer 0 | 0.000 ± 0.000 | -0.300 ± 0.000 | 3 | -0.3000 ± 0.0000 | "
-            "0.100 | reproduced |") in page
-    assert "| conflict ffn: layer 1 |  |  | 0 | not measured | 0.100 |  |" in page, "all noise"
+    assert "| conflict qkv: layer 0 | 0.000 ± 0.000 | -0.310 ± 0.010 | 3 | -0.3100 ± 0.0248" in page
+    assert "| conflict qkv: ends - middle | 0.000 ± 0.000 | -0.105 ± 0.005 | 3 | -0.1050" in page
+    assert "| conflict qkv: mean | 0.000 ± 0.000 | -0.152 ± 0.003 | 3 | -0.1525" in page
+    assert "| 2 |  | 0.100 | not measured |" in page, "ffn is all noise in one seed"
     assert "| **plain** | 2.000 ± 0.000 |" in page, "the norms' ratio"
-    assert (place / "results/conflict-cosines.png").exists()
+    first, second = shown["plain, 3 seeds"][:2]
+    assert first["qkv"] == pytest.approx({"cosine": -.31, "low": -.3348, "high": -.2852}, abs=1e-4)
+    assert second["ffn"]["cosine"] is None
+
+    file = place / "out/study/plain-1/conflict.json"
+    file.write_text(file.read_text().replace(f'"draws": {DRAWS}', '"draws": 5'))
+    run(monkeypatch, "conflict")
+    assert looked[3:] == ["plain-1"], "it was looked at otherwise"
 
 
 def test_what_studies_found_is_said_beside_what_is_claimed(place, monkeypatch):
-    monkeypatch.setattr(claims, "CLAIMS", [
-        ("It is better.", "nobody", {"rivals": ("loss/generate",), "opposed": None}),
-        ("It is right.", "we", {"promise": None}), ("All is well.", "a paper", {})])
     run(monkeypatch, "rivals")
     page = (place / "results/claims.md").read_text()
-    first, second, third = page.split("## ")[1:]
-    assert "| better - plain | loss: generate | -0.0500 ± 0.0000 | 3 | reproduced |" in first
-    assert "answered" not in first, "tells nothing of it"
-    assert "Not run yet: `python -m lab.study opposed`" in first
-    assert "Not run yet: `python -m lab.study promise`" in second
-    assert "No study of it yet." in third
+    right, better, well = page.split("## ")[1:]
+    assert "Nothing yet of `python -m lab.study promise`" in right
+    assert "| better - plain | loss: generate | -0.0500 ± 0.0000 | 3 | reproduced |" in better
+    assert "answered" not in better, "does not count for it"
+    assert "Nothing yet of `python -m lab.study opposed`" in better
+    assert "No study of it yet." in well
     run(monkeypatch, "promise")
     page = (place / "results/claims.md").read_text()
-    assert "| plain | answered | 0.910 ± 0.010, promised 0.910 | 3 | broken |" in page
+    assert ("| plain | answered | 0.910 ± 0.010, worst 0.900; promised 0.910, each 0.905 | 3 | "
+            "broken |") in page
     assert "-0.0500" in page, "of the page that was made before"
+
+
+def test_what_a_study_found_is_no_run_that_could_be_removed(place, monkeypatch):
+    run(monkeypatch, "promise")
+    (place / "results/promise.json").write_text("{")
+    for words in (("--list",), ("rivals",)):
+        said = run(monkeypatch, *words)
+        assert said.endswith("remove it; python -m lab.study promise writes it anew")
 
 
 def test_the_list_says_what_was_spent_and_found(place, monkeypatch, capsys):
@@ -438,10 +482,11 @@ def test_every_study_of_ours_measures_what_there_is(name, tmp_path):
     summary = ("toy-GenEval", "toy-POPE F1", "toy-MME", "toy-MMVP", "answered")
     losses = ("generate", "understand")
     layers = [f"layer {layer}" for layer in range(6)]
+    of_conflict = [*layers, "mean", "ends - middle"]
     columns = {"summary": summary, "toy-GenEval": GENEVAL + EXTRA, "answered": KINDS,
                "toy-MME": MME, "toy-MMVP": MMVP, "correlation": ("over layers",),
                **dict.fromkeys(("loss", "best", "distance", "spread"), losses),
-               **{f"conflict {matrix}": layers for matrix in MATRICES}}
+               **{f"conflict {matrix}": of_conflict for matrix in MATRICES}}
     for measure in [*about.get("promise", ()), *about.get("measures", ())]:
         benchmark, column = measure.split("/")
         assert column in columns[benchmark]
@@ -449,8 +494,22 @@ def test_every_study_of_ours_measures_what_there_is(name, tmp_path):
         assert {arm, rival} <= {*about["arms"], "zero"}
 
 
-@pytest.mark.parametrize("claim, whose, studies", CLAIMS)
-def test_a_claim_names_studies_and_measures_of_ours(claim, whose, studies):
-    for name, measures in studies.items():
-        about = study.STUDIES[name]
-        assert set(measures or ()) <= {*about.get("promise", ()), *about.get("measures", ())}
+@pytest.mark.parametrize("name", study.STUDIES)
+def test_what_counts_for_a_claim_is_compared_by_its_study(name):
+    about = study.STUDIES[name]
+    for claim, counts in about["tests"].items():
+        assert claim in OUR_CLAIMS
+        if counts == "promise":
+            assert about["promise"]
+        else:
+            pairs, measures = counts
+            assert pairs and set(pairs) <= set(about["rivals"])
+            assert measures and set(measures) <= set(about["measures"])
+
+
+@pytest.mark.parametrize("arm", study.ARMS)
+def test_the_flags_of_every_arm_are_flags_of_training(arm, monkeypatch, tmp_path):
+    monkeypatch.setattr(flags, "read_config", lambda _: {"train": {"whole": 5500}})
+    one = study.add_run({}, arm, 0, tmp_path, quick=False)
+    monkeypatch.setattr(sys, "argv", ["train.py", *one.words])
+    assert flags.read_flags().steps == one.steps
