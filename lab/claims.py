@@ -2,7 +2,8 @@
 lab/claims.py: the page on what is claimed, and what came out here: results/claims.md. lab/study.py
 writes it with every page of a study in results/. The claims stand in lab/studies.py.
 """
-from lab.report import read, table, title, written
+from lab.measures import read
+from lab.report import table, title, written
 from lab.studies import CLAIMS, STUDIES
 
 INTRODUCTION = (

@@ -27,7 +27,8 @@ from tqdm import tqdm
 from data import checksum
 from lab.claims import write_claims
 from lab.conflict import DRAWS, ROWS, look_at
-from lab.report import is_of_conflict, read, write_report
+from lab.measures import is_of_conflict, read
+from lab.report import write_report
 from lab.studies import ARMS, STUDIES
 from systems.runs import was_scored
 from tools.device import find_device, name_of, name_of_processor
