@@ -188,7 +188,7 @@ def answer(model, enc, codes, talks, pixels=None, batch=250, cached=True):
         starts = [talk_row(model, enc, *row) for row in zip(codes[part], talks[part])]
         room = c.block_size - max(len(ids) for ids, _ in starts)
         if room < 1:
-            raise ValueError(f"{1 - room} tokens too long")
+            raise ValueError(f"{1 - room} tokens too long; shorten it")
         seen = pictures_for(model, pixels, part)
         said = extend(model, starts, min(LONGEST, room), end, likeliest, seen, end, cached)
         for ids in said.tolist():

@@ -2,7 +2,7 @@
 lab/claims.py: the page on what is claimed, and what came out here: results/claims.md. lab/study.py
 writes it with every page of a study in results/. The claims stand in lab/studies.py.
 """
-from lab.measures import read
+from lab.measures import read_found
 from lab.report import table, title, written
 from lab.studies import CLAIMS, STUDIES
 
@@ -38,7 +38,7 @@ def write_claims(folder):
 def rows_of(study, claim, folder):
     """A row for each finding of a study that counts for a claim."""
     file = folder / f"{study}.json"
-    found = read(file, f"remove it; python -m lab.study {study} writes it anew")["found"]
+    found = read_found(file, study)
     counts = STUDIES[study]["tests"][claim]
     rows = []
     for one in found:

@@ -30,17 +30,20 @@ def load_run(folder):
     file = Path(folder) / "interaction.json"
     if not file.exists():
         sys.exit(f"{file}: no such file; wanted is the folder of a run that measured its curves")
+    remedy = "train the run again"
     try:
         run = json.loads(file.read_text())
         run["shape"] = check_curves(run)
-        config = read_json(Path(folder) / "config.json")
-        scores = read_json(Path(folder) / "scores.json")
+        file = Path(folder) / "config.json"
+        config = read_json(file)
         run["notes"] = notes_on_network(config["model"]) if config else []
-        summary = scores.get("summary", {})
+        remedy = "remove it; python -m exam makes it anew"
+        file = Path(folder) / "scores.json"
+        summary = read_json(file).get("summary", {})
         run["scores"] = {name: float(rows["run"]) for name, rows in summary.items()}
     except (ValueError, RecursionError, LookupError, TypeError, AttributeError) as e:
-        sys.exit(f"{file}: not the curves of a run, or config.json or scores.json beside it is "
-                 f"damaged ({type(e).__name__}: {first_line(e)}); train the run again")
+        sys.exit(f"{file}: is damaged, or another's ({type(e).__name__}: {first_line(e)}); "
+                 f"{remedy}")
     return run
 
 
@@ -196,6 +199,8 @@ def main():
     for names, folders in zip(args.out, groups):
         if "" in folders:
             sys.exit(f"{names}: a folder's name is empty; wanted is OUT, or OUT1,OUT2 for a mean")
+        if len(folders) > len({Path(folder).resolve() for folder in folders}):
+            sys.exit(f"{names}: a folder is named twice; each seed counts once")
     png = picture_of(groups, args.png)
     runs = [(title_of(folders), mean_run(folders)) for folders in groups]
     for title, run in runs:

@@ -87,3 +87,15 @@ def read(file, remedy="remove that run, and it is made anew"):
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as e:
         sys.exit(f"{file}: cannot be read ({first_line(e)}); {remedy}")
+
+
+def read_found(file, study):
+    """What a study found, as report.py leaves it. Exits with one line if it cannot be read."""
+    remedy = f"remove it; python -m lab.study {study} writes it anew"
+    try:
+        found = read(file, remedy)["found"]
+        if all(one["verdict"] and one["measure"] for one in found):
+            return found
+    except (LookupError, TypeError):
+        pass
+    sys.exit(f"{file}: is no study's; {remedy}")

@@ -22,6 +22,8 @@ from tools.sheet import refuse_no_picture, sheet
 from toy.judge import judge
 from toy.words import dense
 
+MOST = 1_000_000  # pictures of a prompt
+
 
 def read_flags():
     """The flags. What is wrong with them is said before a network is loaded."""
@@ -54,8 +56,8 @@ def read_flags():
         sys.exit("--image and --ask go together: a picture, and a question about it")
     if not 0 <= args.seed < 2**31:
         sys.exit(f"--seed {args.seed}: wanted is a number from 0 to {2**31 - 1:,}")
-    if args.n < 1:
-        sys.exit(f"--n {args.n}: wanted is at least 1")
+    if not 1 <= args.n <= MOST:
+        sys.exit(f"--n {args.n}: wanted is a number from 1 to {MOST:,}")
     if not 0 < args.top_p <= 1:
         sys.exit(f"--top_p {args.top_p}: wanted is a number above 0, and 1 at most")
     for name in ("temperature", "top_k", "cfg"):
@@ -67,6 +69,8 @@ def read_flags():
         refuse_no_picture("--png", args.png)
     if args.prompts:
         refuse_unwritable("--folder", args.folder)
+        if (Path(args.folder) / "config.json").exists():
+            sys.exit(f"--folder {args.folder}: is a run's; name another, or one in it")
     return args
 
 
@@ -100,7 +104,7 @@ def read_prompts(file):
         sys.exit(f"--prompts {file}: cannot be read ({e}); wanted is a text file, a prompt a line")
     prompts = [line.strip() for line in lines if line.strip()]
     if not prompts:
-        sys.exit(f"--prompts {file}: has no line to draw")
+        sys.exit(f"--prompts {file}: has no line to draw; write a prompt a line into it")
     return prompts
 
 
@@ -171,10 +175,13 @@ def main():
     if args.ask is not None:
         try:
             pixels = load_picture(args.image, meta["canvas"])[None]
+        except ValueError as e:
+            sys.exit(f"--image {args.image}: {e}; name a picture that Pillow can read")
+        try:
             talk = [(args.ask.strip(), "")]
             print(answer(model, enc, tok.encode(pixels), [talk], pixels)[0])
         except ValueError as e:
-            sys.exit(f"--image {args.image} --ask {args.ask[:60]!r}: {e}")
+            sys.exit(f"--ask {args.ask[:60]!r}: {e}")
     if args.speed:
         speed(model, enc, tok, meta, trained_on)
     if not (prompts or args.ask is not None or args.speed):

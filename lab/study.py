@@ -27,7 +27,7 @@ from tqdm import tqdm
 from data import checksum
 from lab.claims import write_claims
 from lab.conflict import DRAWS, ROWS, look_at
-from lab.measures import is_of_conflict, read
+from lab.measures import is_of_conflict, read, read_found
 from lab.report import write_report
 from lab.studies import ARMS, STUDIES
 from systems.runs import was_scored
@@ -106,8 +106,8 @@ def main():
         return list_studies()
     for flag in ("seeds", "jobs"):
         value = getattr(args, flag)
-        if value is not None and value < 1:
-            sys.exit(f"--{flag} {value}: wanted is a number of at least 1")
+        if value is not None and not 1 <= value <= 1000:
+            sys.exit(f"--{flag} {value}: wanted is a number from 1 to 1,000")
 
     study = STUDIES[args.name]
     n_seeds = args.seeds or study["seeds"]
@@ -147,8 +147,7 @@ def found_by(name):
     file = HERE / "results" / f"{name}.json"
     if not file.exists():
         return "nothing yet"
-    found = read(file, f"remove it; python -m lab.study {name} writes it anew")["found"]
-    verdicts = Counter(one["verdict"] for one in found)
+    verdicts = Counter(one["verdict"] for one in read_found(file, name))
     return ", ".join(f"{n} {verdict}" for verdict, n in verdicts.items())
 
 

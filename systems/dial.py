@@ -56,8 +56,8 @@ def contradiction(config, flags):
         return "routers choose among copies of ffn alone"
     if "ends" in config.split and config.route != "task":
         return "ends go by task"
-    if config.experts < 1:
-        return "wanted is at least one expert"
+    if not 1 <= config.experts <= 1000:
+        return "wanted are 1 to 1,000 experts"
     if not has_router and (config.experts > 1 or config.shared):
         return ("experts and a shared one need a router (--route learned | supervised | oracle), "
                 "or --experts 1 --no-shared")

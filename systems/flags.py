@@ -12,7 +12,7 @@ from pathlib import Path
 from data import TASKS
 from model import PRESETS, ROUTERS, SIZES, Config
 from systems.dial import MATCH, with_flags
-from systems.runs import latest_run, read_config
+from systems.runs import WEIGHTS, latest_run, read_config
 from tools.device import find_device
 from tools.faults import expect_faults
 from tools.files import refuse_unwritable
@@ -235,6 +235,9 @@ def check_ratio(args):
 
 def check_reference(args):
     """What is aimed at is to be there, and to be what the flags make of it."""
+    folders = args.reference.split(",")
+    if "" in folders or len(folders) > 2:
+        sys.exit(f"--reference {args.reference}: wanted is small, paper, own, OUT or OUT1,OUT2")
     if args.reference == "own" and not args.init_from:
         sys.exit("--reference own: is the curves of the network that --init_from names; name one")
     if args.control and not args.aia:
@@ -341,7 +344,9 @@ def check_out(args):
     refuse_unwritable("--out", out)
     if (out / "meta.json").exists():
         sys.exit(f"--out {out}: is a data set, which a run would damage; name another folder")
-    if (out / "ckpt.pt").exists() and not args.resume:
+    if any(out.glob("*/ckpt.pt")):
+        sys.exit(f"--out {out}: holds other runs; name a folder in it, such as {out / 'mine'}")
+    if any((out / name).exists() for name in WEIGHTS) and not args.resume:
         sys.exit(f"--out {out}: holds a run already, which would be lost; "
                  "name another folder, or remove it, or go on with its run: --resume")
 

@@ -12,6 +12,8 @@ from model import Config
 from systems import build
 from tools.files import first_line, load_state
 
+# a run's weights: the newest, those before, and those where the second phase began
+WEIGHTS = ("ckpt.pt", "ckpt-before.pt", "pretrained.pt")
 VERSION = 4  # of what weights mean: a run of another version is refused, never misread
 
 
@@ -54,7 +56,7 @@ def read_config(folder):
 
 def what_is_wrong(config):
     """Why a config is none of a run's, or one of a network that fills any memory; or None."""
-    wanted = {"model": ("n_layer", "n_embd", "vocab_size"),
+    wanted = {"model": ("n_layer", "n_embd", "vocab_size", "block_size", "first_image"),
               "train": ("task", "data", "arch", "size"),
               "data": ("merges", "kind", "canvas")}
     for part, names in wanted.items():
@@ -63,10 +65,16 @@ def what_is_wrong(config):
         missing = [name for name in names if name not in config[part]]
         if missing:
             return f"its {part} has no {missing[0]}"
+    if not all(isinstance(merged, str) for merged in config["data"]["merges"]):
+        return "its merges are no texts"
     model = config["model"]
     for name in wanted["model"]:
         if not isinstance(model[name], int):
             return f"its {name} is no number"
+        if model[name] < 0:
+            return f"its {name} is below 0"
+    if model["first_image"] >= model["vocab_size"]:
+        return "its image tokens are none of its vocabulary"
     sizes = [value for value in model.values() if isinstance(value, int)]
     if max(sizes) > 1e6 or model["n_layer"] * model["n_embd"] ** 2 > 1e10:
         return "its network has more weights than any machine holds"
@@ -81,18 +89,21 @@ def load_model(folder, device="cpu", file="ckpt.pt"):
     folder = Path(folder)
     config = read_config(folder)
     refuse_other_tokenizer(folder, config)
-    if not (folder / file).exists():
-        sys.exit(f"{folder}: no network here ({file} is missing); "
-                 f"train one: python train.py --out {folder}")
     try:
         model = build(Config(**config["model"])).to(device)
+    except Exception as e:  # what no network has may trip torch anywhere
+        sys.exit(f"{folder / 'config.json'}: is damaged ({first_line(e)}); train the run again")
+    remedy = f"train one: python train.py --out {folder}"
+    if file == "ckpt.pt" and (folder / "ckpt-before.pt").exists():
+        remedy = f"go on from the checkpoint before: python train.py --out {folder} --resume"
+    if not (folder / file).exists():
+        sys.exit(f"{folder}: no network here ({file} is missing); {remedy}")
+    try:
         model.load_state_dict(load_state(folder / file, device)["model"])
     except PermissionError:  # see tools/faults.py
         raise
-    except Exception as e:  # a damaged file may trip torch anywhere
-        remedy = "train it again"
-        if file == "ckpt.pt" and (folder / "ckpt-before.pt").exists():
-            remedy = f"go on from the checkpoint before: python train.py --out {folder} --resume"
+    except Exception as e:  # so may a damaged file
+        remedy = remedy.replace("train one: ", "remove the folder, and train it again: ")
         sys.exit(f"{folder}: {file} or config.json is damaged ({first_line(e)}); {remedy}")
     return model.eval(), config
 

@@ -23,7 +23,7 @@ from PIL import Image
 from data import VERSION, ImageTokenizer, checksum, load_dataset
 from systems.runs import load_checkpoint, load_model, read_config
 from tests.common import HERE, free_ports, run, same, short_run, train, weights
-from tools.faults import in_one_line
+from tools.faults import end, in_one_line
 from tools.files import load_state, locked, save_state
 from tools.flags import printable
 from toy import build, own
@@ -650,6 +650,11 @@ def test_damaged_curves_are_refused_in_one_line(trained, tmp_path, name, content
     assert one_line(run("aia.py", tmp_path), name, "damaged", tmp_path)
 
 
+def test_ctrl_c_is_no_fault(tmp_path, capsys):
+    end("take less", "", KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert capsys.readouterr().err == "\nstopped\n"
+
+
 @pytest.mark.parametrize("content", ["[]", "[" * 100_000, '{"loss": 1}', '{"loss": {"a": 1}}'])
 def test_damaged_scores_are_refused_before_anything_is_drawn(trained, tmp_path, content):
     for file in ("ckpt.pt", "config.json", "tokenizer.pt"):
@@ -680,9 +685,11 @@ BAD_FLAGS = {
         ("--data", ""), ("--data", "nowhere"), ("--data", FILE), ("--out", ""), ("--out", RUN),
         ("--out", FILE), ("--out", "FILE/x"), ("--init_from", "nowhere"), ("--init_from", FILE),
         ("--init_from", ""), ("--reference", "nowhere"), ("--reference", ""),
-        ("--reference", "RUN,nowhere"), ("--split", "ffm"), ("--split", "ends"),
+        ("--reference", "RUN,nowhere"), ("--reference", ","), ("--reference", "RUN,RUN,RUN"),
+        ("--split", "ffm"), ("--split", "ends"),
         ("--split", "qkv", "--route", "learned"), ("--route", "task"), ("--experts", 2),
-        ("--experts", 0), ("--shared",), ("--fsdp",), ("--device", "cuda:99"),
+        ("--experts", 0), ("--split", "ffn", "--route", "learned", "--experts", 10**6),
+        ("--device", "cpu:7"), ("--shared",), ("--fsdp",), ("--device", "cuda:99"),
         ("--device", "abacus"), ("--device", ""), ("--device", "tpu"), ("--lr", 0),
         ("--step", 4), ("--learning_rate", .1), ("--steps", "many"), ("--out", "two\nlines"),
         ("--data", "\033[2J"), ("--size", "huge"), ("word",), ("--out", "x" * 300),
@@ -694,22 +701,25 @@ BAD_FLAGS = {
         ("nowhere", "--prompt", "x"), (FILE, "--prompt", "x"), (TOY, "--prompt", "x"),
         (RUN, "--prompt", ""), (RUN, "--prompt", " "), (RUN, "--prompt", "cat " * 300),
         *[(RUN, "--prompt", "x", flag, value) for flag, value in (
-            ("--n", 0), ("--n", -1), ("--cfg", -1), ("--cfg", "nan"), ("--cfg", "inf"),
+            ("--n", 0), ("--n", -1), ("--n", 10**9), ("--cfg", -1), ("--cfg", "nan"),
+            ("--cfg", "inf"),
             ("--temperature", -1), ("--temperature", "nan"), ("--top_k", -1), ("--top_p", 0),
             ("--top_p", 2), ("--seed", -1), ("--seed", 2**64), ("--png", ""), ("--png", "FILE/x"),
             ("--png", "x.nothing"), ("--png", "NEW/x.png"), ("--png", RUN),
             ("--device", "abacus"))],
-        (RUN, "--prompts", PIPE), ("two\nlines", "--prompt", "x"), (RUN, "--image", "two\nlines"),
+        (RUN, "--prompts", FILE, "--folder", RUN), (RUN, "--prompts", PIPE),
+        ("two\nlines", "--prompt", "x"), (RUN, "--image", "two\nlines"),
         (RUN, "--prompts", "nowhere"), (RUN, "--prompts", TOY), (RUN, "--ask", "what?"),
         (RUN, "--image", FILE), (RUN, "--image", FILE, "--ask", "what?"),
         (RUN, "--image", "nowhere.png", "--ask", "what?"), (RUN, "--image", TOY, "--ask", "what?"),
         (RUN, "--image", "assets/scene.png", "--ask", " "),
         (RUN, "--image", "assets/scene.png", "--ask", "what " * 300), (RUN, "--score",)],
-    "aia.py": [("nowhere",), (FILE,), (TOY,), ("RUN,nowhere",), ("RUN,",),
+    "aia.py": [("nowhere",), (FILE,), (TOY,), ("RUN,nowhere",), ("RUN,",), ("RUN,RUN",),
                (RUN, "--png", "FILE/x"), (RUN, "--png", "x.nothing"), (RUN, "--png", "NEW/x.png"),
                (RUN, "--png", RUN)],
     "data.py": [
-        ("--n", 0), ("--n", -5), ("--seed", -1), ("--seed", 2**31), ("--tokenizer_steps", 0),
+        ("--n", 0), ("--n", -5), ("--n", 10**20), ("--seed", -1), ("--seed", 2**31),
+        ("--tokenizer_steps", 0),
         ("--out", TOY), ("--out", FILE), ("--out", "FILE/x"), ("--out", ""), ("--json", "nowhere"),
         ("--json", FILE), ("--json", PIPE), ("--json", "two\nlines"), ("--json", TOY),
         ("--images", "pictures"), ("--json", ""), ("--json", FILE, "--n", 5),

@@ -13,7 +13,7 @@ from PIL import Image
 
 from data import TASKS, load_tokenizer
 from exam.questions import geneval_prompts
-from lab import bench, conflict, cost, sampling
+from lab import bench, conflict, cost, curves, sampling
 from lab.bench import Plain, loss_of, random_batch
 from lab.conversation import converse
 from lab.curves import mean_run
@@ -127,6 +127,22 @@ def test_conflict_is_measured_where_the_second_phase_began_and_at_the_end(traine
     assert Image.open(out / "conflict.png").width > 400
 
 
+def test_a_seed_counts_once_in_a_mean(trained, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["aia.py", f"{trained},{trained}/"])
+    with pytest.raises(SystemExit, match="a folder is named twice"):
+        curves.main()
+
+
+def test_the_file_that_is_damaged_is_the_one_that_is_named(trained, tmp_path):
+    for name, remedy in (("interaction.json", "train the run again"),
+                         ("config.json", "train the run again"), ("scores.json", "remove it")):
+        shutil.copytree(trained, tmp_path / name)
+        (tmp_path / name / name).write_text("{")
+        with pytest.raises(SystemExit) as refused:
+            curves.load_run(tmp_path / name)
+        assert f"{name}: is damaged" in refused.value.code and remedy in refused.value.code
+
+
 def test_all_ways_of_the_bench_compute_the_same_loss_but_for_aia():
     model = build(bench_config())
     batch = random_batch(model, 64, "cpu")
@@ -204,7 +220,7 @@ def test_the_curves_of_several_runs_are_printed_and_drawn(trained, tmp_path, cap
     assert f"{curves['reference']['understand']['curve'][5]:.3f}" in said
     assert "no such file" in run("aia.py", tmp_path)
     (tmp_path / "interaction.json").write_text('{"history": []}')
-    assert "not the curves of a run" in run("aia.py", tmp_path)
+    assert "is damaged, or another's" in run("aia.py", tmp_path)
 
 
 def test_seeds_become_one_run_with_their_spread(tmp_path):

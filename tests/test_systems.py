@@ -241,11 +241,16 @@ def test_a_run_of_another_version_is_refused(trained, tmp_path):
 
 @pytest.mark.parametrize("change, why", [
     ({"model": []}, "it has no model"), ({"train": {"task": "both"}}, "its train has no data"),
-    ({"model": {"n_layer": "six", "n_embd": 1, "vocab_size": 1}}, "its n_layer is no number"),
-    ({"model": {"n_layer": 10**9, "n_embd": 1, "vocab_size": 1}}, "its network has more weights")])
+    ({"model": {"n_layer": "six"}}, "its n_layer is no number"),
+    ({"model": {"n_layer": 10**9}}, "its network has more weights"),
+    ({"model": {"n_head": 0}}, ".*zero"), ({"data": {"merges": [1]}}, "its merges are no texts"),
+    ({"model": {"first_image": 100_000}}, "its image tokens are none of its vocabulary")])
 def test_a_config_that_is_none_is_refused(trained, tmp_path, change, why):
     config = json.loads((trained / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(config | change))
+    (part, values), = change.items()
+    is_more = isinstance(values, dict) and part != "train"
+    config[part] = config[part] | values if is_more else values
+    (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(SystemExit, match=f"config.json: is damaged .{why}"):
         load_model(tmp_path)
 
@@ -266,9 +271,13 @@ def test_a_run_that_cannot_be_read_is_refused_in_one_line(trained, tmp_path):
     config["model"]["n_embd"] = 64  # torch says in many lines what does not fit
     (tmp_path / "other shape" / "config.json").write_text(json.dumps(config))
     (tmp_path / "no network" / "ckpt.pt").unlink()
+    shutil.copytree(tmp_path / "no network", tmp_path / "one before")
+    for name in ("no network", "half", "other shape"):
+        (tmp_path / name / "ckpt-before.pt").unlink(missing_ok=True)
     for folder, why in (("half", "ckpt.pt or config.json is damaged"),
                         ("other shape", "ckpt.pt or config.json is damaged"),
-                        ("no network", "ckpt.pt is missing"),
+                        ("no network", "ckpt.pt is missing); train one"),
+                        ("one before", "ckpt.pt is missing); go on from the checkpoint before"),
                         ("none", "config.json is missing")):
         with pytest.raises(SystemExit) as refused:
             load_model(tmp_path / folder)

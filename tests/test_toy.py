@@ -575,7 +575,11 @@ def test_what_cannot_be_built_is_refused_and_leaves_nothing(pictures):
     assert "no usable record" in run("data.py", "--json", file, *flags)
     file.write_text("{not json")
     assert "not JSON" in run("data.py", "--json", file, *flags)
-    assert "--n 0: wanted is at least 1" in run("data.py", "--n", 0, "--out", pictures / "other")
+    said = run("data.py", "--n", 0, "--out", pictures / "other")
+    assert said.startswith("--n 0: wanted is a number from 1")
+    file.write_text(json.dumps([record for record, _ in BAD]))
+    said = run("data.py", "--json", file, "--images", "nowhere", "--out", pictures / "other")
+    assert said.startswith("--images nowhere: is no folder")
     assert not list(pictures.glob("other*"))
 
 

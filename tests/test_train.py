@@ -584,10 +584,15 @@ def test_a_run_that_was_stopped_in_its_exam_is_examined_again(trained, tmp_path)
     assert json.loads((out / "scores.json").read_text()) == json.loads(scores)
 
 
-def test_what_is_there_is_not_written_over(toy, trained):
+def test_what_is_there_is_not_written_over(toy, trained, tmp_path):
     before = {file: file.read_bytes() for file in trained.iterdir() if file.is_file()}
     for flags in ((), ("--init_from", trained)):
         assert "would be lost" in train(toy, trained, *flags)
     assert "would be lost" in train(toy, HERE / "README.md")
+    rest = tmp_path / "rest"
+    rest.mkdir()
+    shutil.copy(trained / "pretrained.pt", rest)  # as is left where ckpt.pt was removed
+    assert "would be lost" in train(toy, rest)
+    assert "holds other runs; name a folder in it" in train(toy, trained.parent)
     assert "cannot be made" in train(toy, HERE / "README.md" / "x")
     assert all(file.read_bytes() == content for file, content in before.items())

@@ -47,8 +47,8 @@ def find_device(name=None):
     """A device that works: the one named, or the best there is. Exits with one line if not."""
     if name is None:
         return best_device()
-    if name.split(":")[0] not in ("cpu", "cuda", "mps"):
-        sys.exit(f"--device {name}: wanted is cpu, cuda or mps")
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
+        sys.exit(f"--device {name}: wanted is cpu, cuda, cuda:N or mps")
     try:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as e:  # only trying tells

@@ -32,6 +32,9 @@ def end(no_memory, lost_process, kind, e, where):
     if isinstance(e, BrokenPipeError):  # its reader has enough, as in: python -m exam | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where the rest may go
         return
+    if isinstance(e, KeyboardInterrupt):
+        tqdm.write("\nstopped", file=sys.stderr)
+        return
     line = in_one_line(e, no_memory, lost_process)
     if line is None:
         traceback.print_exception(kind, e, where)

@@ -22,6 +22,7 @@ from toy.own import build_real
 from toy.tokenizer import train_toy_tokenizer
 from toy.world import CANVAS
 
+MOST = 10**8  # scenes, some 750 GB
 EXAM_SEED = 2**31  # exam.questions.SEED: no data set may hold what is asked there
 
 
@@ -71,8 +72,8 @@ def read_flags():
     args = p.parse_args()
     for name in ("n", "tokenizer_steps"):
         value = getattr(args, name)
-        if value is not None and value < 1:
-            sys.exit(f"--{name} {value}: wanted is at least 1")
+        if value is not None and not 1 <= value <= MOST:
+            sys.exit(f"--{name} {value}: wanted is a number from 1 to {MOST:,}")
     refuse_what_does_nothing(args)
     args.n = args.n or 40_000
     args.tokenizer_steps = args.tokenizer_steps or 3000

@@ -45,6 +45,8 @@ def build_real(file, images, out, size="nano", seed=0, steps=3000):
     steps   to train the image tokenizer
     """
     records = load_records(file)
+    if not Path(images).is_dir():
+        sys.exit(f"--images {images}: is no folder; name the one that 'image' is relative to")
     out = data_folder(out)
     with only_maker(out):  # before pictures are read, which may take minutes
         make_real(records, file, images, out, CANVAS[size], seed, steps)

@@ -52,7 +52,7 @@ def load_records(file):
     except ValueError as e:
         records = read_lines(text)
         if records is None:
-            sys.exit(f"{file}: not JSON ({e})")
+            sys.exit(f"--json {file}: is not JSON ({e}); wanted is a LLaVA-style list of records")
     if isinstance(records, dict) and "\n" not in text.strip():
         records = [records]  # one line: one record
     if not isinstance(records, list):
