@@ -294,6 +294,8 @@ def rows_of_dots(study, scores):
     rows = []
     promise = study.get("promise", {})
     for measure in [*promise, *study.get("measures", {})]:
+        if "/layer " in measure:  # is in the picture of the cosines
+            continue
         values = {arm: list(values_of(scores, arm, measure).values()) for arm in study["arms"]}
         if any(values.values()):
             rows.append((title(measure), values, promise.get(measure, (None,))[0]))
