@@ -4,7 +4,7 @@ The studies themselves stand in lab/studies.py; read that first.
 
     python -m lab.study --list
     python -m lab.study scores
-    python -m lab.study scores --quick      # a tenth of the steps, for a lecture
+    python -m lab.study scores --quick      # a tenth of the steps, three seeds, for a lecture
 
 A run's folder is out/study/ARM-SEED, with ARM-SEED.log beside it and ARM-SEED.json, its record:
 how it was made. What is there is not made again, so a study that was stopped goes on.
@@ -92,7 +92,8 @@ def main():
     p.add_argument("name", nargs="?", choices=STUDIES, help="which study")
     p.add_argument("--list", action="store_true", help="what each study asks, and how far it is")
     p.add_argument("--quick", action="store_true",
-                   help="a tenth of the steps and a small exam; the page goes to out/study/quick")
+                   help="a tenth of the steps, three seeds at most and a small exam, for a lecture; "
+                        "the page goes to out/study/quick")
     p.add_argument("--seeds", type=int,
                    help="how many seeds (default: as the study says; with another number the page "
                         "goes to out/study, as it is not what was planned)")
@@ -111,6 +112,8 @@ def main():
 
     study = STUDIES[args.name]
     n_seeds = args.seeds or study["seeds"]
+    if args.quick and not args.seeds:
+        n_seeds = min(n_seeds, 3)
     root = Path("out/study/quick" if args.quick else "out/study")
     root.mkdir(parents=True, exist_ok=True)
     if not lock(root):

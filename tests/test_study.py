@@ -334,8 +334,10 @@ def test_what_was_not_planned_is_no_result(place, monkeypatch):
     """With fewer seeds the worst of them is better."""
     run(monkeypatch, "promise", "--seeds", "2")
     assert (place / "out/study/promise.md").exists()
+    monkeypatch.setitem(STUDIES["promise"], "seeds", 4)
     run(monkeypatch, "promise", "--quick")
     assert (place / "out/study/quick/promise.md").exists()
+    assert not (place / "out/study/quick/plain-3").exists(), "a lecture has time for three"
     assert '"--steps": "10"' in (place / "out/study/quick/plain-0/ckpt.pt").read_text()
     assert not (place / "results").exists()
 
