@@ -38,7 +38,8 @@ from lab.conflict import MATRICES
 from model import PRESETS, SIZES
 from toy.words import KINDS
 
-PULLED = "--aia 1 --aia_every 1 --exam 30"
+EVERY = "--aia_every 1 --exam 30"
+PULLED = f"--aia 1 {EVERY}"
 SHORT = "--stages off --exam 30"
 SEE = "--task understand --batch_size 22 --see patches --exam 30"
 UTAMOE = "--arch utamoe --exam 30"
@@ -61,6 +62,13 @@ ARMS = {
     "weak-main": {"flags": PULLED, "steps": 400, "from": "weak", "aim": "main"},
     "weak-heads": {"flags": f"{PULLED} --heads 4", "steps": 400, "from": "weak", "aim": "main"},
     "weak-maps": {"flags": f"{PULLED} --maps", "steps": 400, "from": "weak", "aim": "main"},
+    # weights of the loss, on a weak network and on the main job's; and AIA's plainest rival
+    "weak-light": {"flags": f"--aia 0.1 {EVERY} --reference paper", "steps": 400, "from": "weak"},
+    "weak-heavy": {"flags": f"--aia 10 {EVERY} --reference paper", "steps": 400, "from": "weak"},
+    "late-light": {"flags": f"--aia 0.1 {EVERY} --reference paper", "steps": 2200, "from": "main"},
+    "late": {"flags": f"--aia 1 {EVERY} --reference paper", "steps": 2200, "from": "main"},
+    "late-heavy": {"flags": f"--aia 10 {EVERY} --reference paper", "steps": 2200, "from": "main"},
+    "weak-balance": {"flags": "--balance --exam 30", "steps": 400, "from": "weak"},
     # the same where the rows are few, so that it learns them by heart
     "few": {"flags": "--exam 30 --n_train 500", "steps": 400, "from": "weak"},
     "few-small": {"flags": f"{PULLED} --n_train 500 --reference small", "steps": 400,
@@ -109,6 +117,8 @@ CLAIMS = {
     "spread": ("The curves hardly depend on what goes in.", f"{AIA}, table 1"),
     "weights": ("On a weak base any of many weights of AIA's loss will do; on a strong one it is "
                 "sensitive.", AIA),
+    "balance": ("To scale both tasks' gradients to the same norm in each step helps both.",
+                "as of Janus-Pro in preference optimisation, arXiv 2603.17044"),
     "references": ("References that draw from left to right are better than those that see both "
                    "ways.", AIA),
     "synergy": ("Both tasks together are learned better than one alone.", f"{AIA}, of drawing"),
@@ -294,6 +304,36 @@ STUDIES = {
                   "content": ([("weak-small", "weak-own"), ("weak-small", "weak-swapped"),
                                ("weak-small", "weak-constant"), ("weak-paper", "weak-own")],
                               ["loss/understand"])},
+    },
+    "dose": {
+        "question": "How much hangs on the weight of AIA's loss where the network is weak?",
+        "arms": ["weak", "weak-light", "weak-paper", "weak-heavy"],
+        "seeds": 5,
+        "note": "Weights of 0.1, 1 and 10, at the paper's targets. If any of them will do, their "
+                "verdicts are the same.",
+        "rivals": [("weak-light", "weak"), ("weak-paper", "weak"), ("weak-heavy", "weak")],
+        "measures": OF_WEAK,
+        "tests": {"weights": ([("weak-light", "weak"), ("weak-paper", "weak"),
+                               ("weak-heavy", "weak")], LOSSES)},
+    },
+    "late": {
+        "question": "How much hangs on the weight of AIA's loss where the network is strong?",
+        "arms": ["without", "late-light", "late", "late-heavy"],
+        "seeds": 3,
+        "note": "Weights of 0.1, 1 and 10, at the paper's targets. without sat the whole exam, the "
+                "others a third of it.",
+        "rivals": [("late-light", "without"), ("late", "without"), ("late-heavy", "without")],
+        "measures": {"loss/understand": .002, "loss/generate": .002},
+        "tests": {"weights": ([("late-light", "without"), ("late", "without"),
+                               ("late-heavy", "without")], LOSSES)},
+    },
+    "balance": {
+        "question": "Do tasks that pull equally hard learn better?",
+        "arms": ["weak", "weak-balance"],
+        "seeds": 5,
+        "rivals": [("weak-balance", "weak")],
+        "measures": OF_WEAK,
+        "tests": {"balance": ([("weak-balance", "weak")], LOSSES)},
     },
     "few": {
         "question": "Does AIA help a weak network that trains on with few rows?",
