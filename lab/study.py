@@ -92,8 +92,8 @@ def main():
     p.add_argument("name", nargs="?", choices=STUDIES, help="which study")
     p.add_argument("--list", action="store_true", help="what each study asks, and how far it is")
     p.add_argument("--quick", action="store_true",
-                   help="a tenth of the steps, three seeds at most and a small exam, for a lecture; "
-                        "the page goes to out/study/quick")
+                   help="a tenth of the steps, three seeds and a small exam, for a lecture; the "
+                        "page goes to out/study/quick")
     p.add_argument("--seeds", type=int,
                    help="how many seeds (default: as the study says; with another number the page "
                         "goes to out/study, as it is not what was planned)")
