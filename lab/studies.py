@@ -62,6 +62,8 @@ ARMS = {
     "weak-main": {"flags": PULLED, "steps": 400, "from": "weak", "aim": "main"},
     "weak-heads": {"flags": f"{PULLED} --heads 4", "steps": 400, "from": "weak", "aim": "main"},
     "weak-maps": {"flags": f"{PULLED} --maps", "steps": 400, "from": "weak", "aim": "main"},
+    "weak-apart": {"flags": f"{PULLED} --maps", "steps": 400, "from": "weak",
+                   "aim": "draws,sees"},
     # weights of the loss, on a weak network and on the main job's; and AIA's plainest rival
     "weak-light": {"flags": f"--aia 0.1 {EVERY} --reference paper", "steps": 400, "from": "weak"},
     "weak-heavy": {"flags": f"--aia 10 {EVERY} --reference paper", "steps": 400, "from": "weak"},
@@ -107,6 +109,8 @@ CLAIMS = {
     "content": ("It is the content of its targets that helps, not restraint alone.", OURS),
     "headroom": ("A weak network that is made to attend as one that has learned both tasks learns "
                  "both better.", OURS),
+    "premise": ("So does one that is made to attend as single-task networks do, token by token.",
+                f"{OURS}, as AIA's premise is that these attend better"),
     "every": ("AIA on every step brings the curves nearer than on every fourth, four times as "
               "strong.", "as the paper has it; the default here is the other"),
     "opposed": ("The two tasks' curves are negatively correlated over the layers, in every "
@@ -287,6 +291,17 @@ STUDIES = {
         "measures": OF_WEAK,
         "tests": {"headroom": ([("weak-maps", "weak"), ("weak-heads", "weak"),
                                 ("weak-main", "weak")], LOSSES)},
+    },
+    "premise": {
+        "question": "Do single-task networks attend in a way that is worth learning from?",
+        "arms": ["weak", "weak-maps", "weak-apart"],
+        "seeds": 5,
+        "note": "weak-apart is held to the whole attention of two single-task networks, which "
+                "began with the same weights and had as many rows of their task; weak-maps to that "
+                "of one network that learned both.",
+        "rivals": [("weak-apart", "weak"), ("weak-apart", "weak-maps")],
+        "measures": OF_WEAK,
+        "tests": {"premise": ([("weak-apart", "weak")], LOSSES)},
     },
     "weak": {
         "question": "Does AIA help a weak network that trains on, and does its target matter?",
