@@ -90,20 +90,20 @@ def load_model(folder, device="cpu", file="ckpt.pt"):
     config = read_config(folder)
     refuse_other_tokenizer(folder, config)
     try:
-        model = build(Config(**config["model"])).to(device)
-    except Exception as e:  # what no network has may trip torch anywhere
+        model = build(Config(**config["model"]))
+    except Exception as e:  # numbers that no network has may trip torch anywhere
         sys.exit(f"{folder / 'config.json'}: is damaged ({first_line(e)}); train the run again")
-    remedy = f"train one: python train.py --out {folder}"
+    remedy = "train it again, in an empty folder"
     if file == "ckpt.pt" and (folder / "ckpt-before.pt").exists():
         remedy = f"go on from the checkpoint before: python train.py --out {folder} --resume"
     if not (folder / file).exists():
         sys.exit(f"{folder}: no network here ({file} is missing); {remedy}")
+    model.to(device)
     try:
         model.load_state_dict(load_state(folder / file, device)["model"])
     except PermissionError:  # see tools/faults.py
         raise
     except Exception as e:  # so may a damaged file
-        remedy = remedy.replace("train one: ", "remove the folder, and train it again: ")
         sys.exit(f"{folder}: {file} or config.json is damaged ({first_line(e)}); {remedy}")
     return model.eval(), config
 

@@ -276,7 +276,7 @@ def test_a_run_that_cannot_be_read_is_refused_in_one_line(trained, tmp_path):
         (tmp_path / name / "ckpt-before.pt").unlink(missing_ok=True)
     for folder, why in (("half", "ckpt.pt or config.json is damaged"),
                         ("other shape", "ckpt.pt or config.json is damaged"),
-                        ("no network", "ckpt.pt is missing); train one"),
+                        ("no network", "ckpt.pt is missing); train it again"),
                         ("one before", "ckpt.pt is missing); go on from the checkpoint before"),
                         ("none", "config.json is missing")):
         with pytest.raises(SystemExit) as refused:

@@ -22,7 +22,7 @@ from toy.own import build_real
 from toy.tokenizer import train_toy_tokenizer
 from toy.world import CANVAS
 
-MOST = 10**8  # scenes, some 750 GB
+MOST = 10**8  # as many scenes are some 750 GB
 EXAM_SEED = 2**31  # exam.questions.SEED: no data set may hold what is asked there
 
 
