@@ -11,7 +11,7 @@ INTRODUCTION = (
     "promises of a mean and of every seed. The other verdicts go by the 95 % interval of the "
     "difference between runs of the same seed, by the rule that each page has. Of losses, "
     "distances, cosines and correlations less is better, or is claimed. What counts for a claim "
-    "was chosen before the runs.")
+    "was chosen before the runs, unless a page says otherwise.")
 
 
 def write_claims(folder):
@@ -19,25 +19,28 @@ def write_claims(folder):
     parts = ["# What is claimed, and what came out here", INTRODUCTION]
     for number, (name, (claim, whose)) in enumerate(CLAIMS.items(), 1):
         parts += [f"## {number}. {claim}", f"({whose})"]
-        studies = [study for study, about in STUDIES.items() if name in about["tests"]]
         rows = []
-        for study in studies:
-            if (folder / f"{study}.json").exists():
-                rows += rows_of(study, name, folder)
+        missing = []
+        for study, about in STUDIES.items():
+            if name in about["tests"]:
+                of_study = rows_of(study, name, folder)
+                rows += of_study
+                if not of_study:
+                    missing.append(f"`python -m lab.study {study}`")
         if rows:
             parts.append(table(["study", "", "of", "", "seeds", "verdict"], rows))
-        missing = [f"`python -m lab.study {study}`" for study in studies
-                   if not any(row[0].startswith(f"[{study}]") for row in rows)]
         if missing:
             parts.append(f"Nothing yet of {', '.join(missing)}.")
-        if not studies:
+        if not rows and not missing:
             parts.append("No study of it yet.")
     (folder / "claims.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
 def rows_of(study, claim, folder):
-    """A row for each finding of a study that counts for a claim."""
+    """A row for each finding of a study that counts for a claim; none if it was not run."""
     file = folder / f"{study}.json"
+    if not file.exists():
+        return []
     found = read_found(file, study)
     counts = STUDIES[study]["tests"][claim]
     rows = []

@@ -31,7 +31,7 @@ def load_run(folder):
     if not file.exists():
         sys.exit(f"{file}: no such file; wanted is the folder of a run that measured its curves")
     remedy = "train the run again"
-    try:
+    try:  # file, remedy: of what is read at the moment
         run = json.loads(file.read_text())
         run["shape"] = check_curves(run)
         file = Path(folder) / "config.json"

@@ -175,17 +175,13 @@ def title(measure):
 
 
 def claims(tests):
-    """A line for each claim that a study tests, with what counts for it."""
+    """A line for each claim that a study with rivals tests, with what counts for it."""
     lines = []
-    for name, counts in tests.items():
+    for name, (pairs, measures) in tests.items():
         claim, whose = CLAIMS[name]
-        line = f"- **{claim}** ({whose})."
-        if counts != "promise":
-            pairs, measures = counts
-            who = ", ".join(f"{arm} - {rival}" for arm, rival in pairs)
-            what = ", ".join(title(measure) for measure in measures)
-            line += f" What counts: {what}; of {who}."
-        lines.append(line)
+        who = ", ".join(f"{arm} - {rival}" for arm, rival in pairs)
+        what = ", ".join(title(measure) for measure in measures)
+        lines.append(f"- **{claim}** ({whose}). What counts: {what}; of {who}.")
     return "\n".join(lines)
 
 
@@ -258,9 +254,11 @@ def cosines(arms, runs):
     for arm in arms:
         measured = [read(run.folder / "conflict.json")["moments"][BEGIN]
                     for run in runs if run.arm == arm]
-        panels[f"{arm}, {len(measured)} seeds"] = [
-            {matrix: mean_cosine([of_layer[matrix]["cosine"] for of_layer in of_runs])
-             for matrix in MATRICES} for of_runs in zip(*measured, strict=True)]
+        layers = []
+        for of_runs in zip(*measured, strict=True):  # the same layer of each run
+            layers.append({matrix: mean_cosine([of_layer[matrix]["cosine"] for of_layer in of_runs])
+                           for matrix in MATRICES})
+        panels[f"{arm}, {len(measured)} seeds"] = layers
     return panels
 
 

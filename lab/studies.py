@@ -95,6 +95,7 @@ ARMS = {
 
 OTHERS = [arch for arch in PRESETS if arch != "emu3"]  # emu3 shares all weights
 N_LAYER = SIZES["nano"][0]
+
 # what is claimed, and who says so
 AIA = "Zheng et al. 2025, arXiv 2511.22663"
 OURS = "a question of our own"
@@ -143,6 +144,10 @@ CLAIMS = {
 CURVES = ("distance/generate", "distance/understand")
 LOSSES = ("loss/generate", "loss/understand")
 SCORES = ("summary/toy-GenEval", "summary/answered")
+
+# (arm, rival); moe is a control, as it is not taken apart by task or modality
+TAKEN_APART = [(arm, "emu3") for arm in OTHERS if arm != "moe"]
+AGAINST_ZERO = [(arm, "zero") for arm in ("without", "emu3", *OTHERS)]
 
 # no distances: each arm's is to its own target
 OF_WEAK = {
@@ -206,8 +211,7 @@ STUDIES = {
             "distance/generate": .01, "distance/understand": .01, "loss/generate": .005,
             "loss/understand": .02, "summary/toy-GenEval": .02, "summary/answered": .02,
         },
-        "tests": {"nearer": ([(arm, "emu3") for arm in OTHERS if arm != "moe"], CURVES),
-                  "apart": ([(arm, "emu3") for arm in OTHERS if arm != "moe"], LOSSES)},
+        "tests": {"nearer": (TAKEN_APART, CURVES), "apart": (TAKEN_APART, LOSSES)},
     },
     "ladder": {
         "question": "Which weights should a network that only sees copy by modality?",
@@ -238,10 +242,9 @@ STUDIES = {
         "arms": ["without", "emu3", *OTHERS],
         "seeds": 3,
         "note": "Six layers are few.",
-        "rivals": [(arm, "zero") for arm in ("without", "emu3", *OTHERS)],
+        "rivals": AGAINST_ZERO,
         "measures": {"correlation/over layers": .1},
-        "tests": {"opposed": ([(arm, "zero") for arm in ("without", "emu3", *OTHERS)],
-                              ["correlation/over layers"])},
+        "tests": {"opposed": (AGAINST_ZERO, ["correlation/over layers"])},
     },
     "spread": {
         "question": "Do the curves depend on what goes in?",
@@ -261,7 +264,8 @@ STUDIES = {
                 "Only of a cosine below -0.1 it is said that it is worth the name. In preference "
                 "optimisation of Janus-Pro the two tasks' gradients were near-orthogonal, and 11 "
                 "to 14 times apart in norm (arXiv 2603.17044); here a row's loss is a mean over "
-                "its tokens, so norms are nearer from the start.",
+                "its tokens, so norms are nearer from the start. Seed 0 of main had been looked "
+                "at, layer by layer, when it was settled what counts.",
         "rivals": [("main", "zero"), ("weak", "zero")],
         "measures": {f"conflict {matrix}/{column}": .1
                      for matrix in MATRICES for column in OF_CONFLICT},
