@@ -278,20 +278,44 @@ def aia_loss(intensity, valid, target, threshold, n_valid=None):
     return (loss.mean(0) * valid).sum() / n_valid
 
 
-def map_loss(maps, wanted, watching, valid, n_valid):
+def teacher_loss(each, ours, theirs, watching, valid, n_valid):
     """
-    The divergence (Kullback and Leibler 1951) of the network's attention from the wanted one. It
-    says far more than a number a layer, and is here to see how much there is to gain at all. Both
-    are mass of watched tokens (L, B, H, T, S), of which the mean over heads counts, as heads have
-    no order. For each watching token (B, T) it is of the watched tokens one by one, and the rest
-    as one.
+    How far the network's attention is from another's that reads the same rows. That says more than
+    the other's mean over rows, and is here to see how much must be said before anything is gained:
+    a number for each layer and
 
-    valid, n_valid, and what is returned are those of aia_loss().
+      row    as in aia_loss()
+      head   in each row; heads are taken to be alike by their place, as they are if both networks
+             began with the same weights
+      token  that is watching
+      pair   of a watching token and a watched one
+
+    ours, theirs: mass (L, B, H, T), or for pairs (L, B, H, T, S). watching (B, T); valid, n_valid,
+    and what is returned are those of aia_loss().
     """
-    ours = with_rest(maps)
-    theirs = with_rest(wanted)
-    divergence = (theirs * (theirs.log() - ours.log())).sum(-1)  # (L, B, T)
-    off = (divergence * watching).sum(-1) / watching.sum(-1).clamp(min=1)  # (L, B)
+    if each == "token":
+        return divergence(ours[..., None], theirs[..., None], watching, valid, n_valid)
+    if each == "pair":
+        return divergence(ours, theirs, watching, valid, n_valid)
+    ours = interaction(ours, watching)  # (L, B, H)
+    theirs = interaction(theirs, watching)
+    if each == "row":
+        ours, theirs = ours.mean(-1), theirs.mean(-1)  # (L, B)
+    else:
+        ours, theirs = ours.mT.flatten(0, 1), theirs.mT.flatten(0, 1)  # (L H, B)
+    return aia_loss(ours, valid, theirs, .05, n_valid)  # the paper's least threshold
+
+
+def divergence(ours, theirs, watching, valid, n_valid):
+    """
+    The divergence (Kullback and Leibler 1951) of attention, (L, B, H, T, S), from what is wanted.
+    The mean over heads counts, as heads have no order. For each watching token (B, T) it is of the
+    watched tokens one by one, and the rest as one.
+    """
+    ours = with_rest(ours)
+    theirs = with_rest(theirs)
+    off = (theirs * (theirs.log() - ours.log())).sum(-1)  # (L, B, T)
+    off = (off * watching).sum(-1) / watching.sum(-1).clamp(min=1)  # (L, B)
     return (off.mean(0) * valid).sum() / n_valid
 
 

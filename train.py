@@ -106,13 +106,13 @@ def look_up_reference():
 
 
 def look_up_teachers():
-    """With --maps {task: the reference's network}."""
+    """With --each {task: the reference's network}."""
     networks = {}
     for folder in args.reference.split(","):
         network, of_run = load_model(folder, device)
         if of_run["model"] != as_saved(config):  # it is to read the same rows
-            sys.exit(f"--maps: {folder} is of another shape; name a run of the same --arch and "
-                     "--size, with the same flags of both")
+            sys.exit(f"--each {args.each}: {folder} is of another shape; name a run of the same "
+                     "--arch and --size, with the same flags of both")
         for task in tasks:
             if of_run["train"]["task"] in (task, "both"):
                 networks[task] = network
@@ -176,7 +176,7 @@ for task in wanted:
         alone = " (one process alone would train it)" if world > 1 else ""
         sys.exit(f"--reference {args.reference}: says nothing of {task}; "
                  f"name a run trained on it too: OUT1,OUT2{alone}")
-teachers = look_up_teachers() if args.maps else {}
+teachers = look_up_teachers() if args.each else {}
 targets = {}  # {task: (target, threshold)}, (L, 1) each, or with --heads (L heads, 1)
 for task in wanted:
     targets[task] = [torch.tensor(reference[task][name], device=device)[:, None]
@@ -424,7 +424,7 @@ for step in range(first_step, args.steps + 1):
     weight = args.aia * args.aia_every  # on every N-th step, N times as strong
     if align and args.aia_fade:
         weight *= (args.steps - step) / (args.steps - begin)
-    explicit = "maps" if align and args.maps else False
+    explicit = "maps" if align and args.each == "pair" else False
 
     # forward and backward, one task after the other, as their rows differ in length. The gradients
     # add up, so that each task counts by its share of the step's rows (with --balance: equally)
@@ -443,10 +443,10 @@ for step in range(first_step, args.steps + 1):
             # the mean over the step's rows is the sum over its parts of (a part's sum) / n_valid;
             # as gradients are averaged over processes, theirs are to be world times as large
             n_valid = max(n_valid, 1) / world
-            if args.maps:
+            if args.each:
                 with torch.no_grad():
-                    theirs = teachers[task](batch, watch=True, explicit="maps").mass
-                off = aia.map_loss(output.mass, theirs, watching, valid, n_valid)
+                    theirs = teachers[task](batch, watch=True, explicit=explicit).mass
+                off = aia.teacher_loss(args.each, output.mass, theirs, watching, valid, n_valid)
             else:
                 intensity = aia.interaction(output.mass, watching)  # (L, B, H)
                 intensity = aia.aimed(intensity, valid, args.heads)  # (L, B), or (L heads, B)

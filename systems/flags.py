@@ -90,9 +90,11 @@ def add_training(parser):
     add("--heads", type=int, default=0,
         help="aim at so many heads of each layer, one by one, those that look most across; 0: at "
              "the mean over all heads, as the paper does. The reference is to be own or runs")
-    add("--maps", action="store_true",
-        help="aim at the whole attention of the reference's networks, token by token: slow, to see "
-             "how much there is to gain. The reference is to be runs of the same --arch, --size")
+    add("--each", choices=("row", "head", "token", "pair"),
+        help="aim at what the reference's networks do in each row, each head of each row, each "
+             "token, each pair of tokens, in place of their mean over rows: slow, to see how much "
+             "there is to gain. The reference is to be runs of the same --arch and --size")
+    add("--maps", action="store_const", const="pair", dest="each", help="the same as --each pair")
     add("--aia_fade", action="store_true",
         help="AIA's weight falls to zero in a line, from where its phase begins")
     add("--task", choices=("both",) + TASKS, default="both", help="train on both tasks or on one")
@@ -245,18 +247,20 @@ def check_reference(args):
     if args.control and args.reference == "paper":
         sys.exit("--control: is of measured curves, and --reference paper is a table; take another "
                  "reference")
-    if (args.heads or args.maps or args.aia_fade) and not args.aia:
-        sys.exit("--heads, --maps and --aia_fade are of AIA; add --aia 0.1")
+    if (args.heads or args.each or args.aia_fade) and not args.aia:
+        sys.exit("--heads, --each and --aia_fade are of AIA; add --aia 0.1")
     if args.heads and world * args.accumulate > 1:
         sys.exit(f"--heads {args.heads}: which heads look most is asked of a step's rows at once; "
                  "take one process, and no --accumulate")
     if args.heads and args.reference in ("paper", "small"):
         sys.exit(f"--heads: --reference {args.reference} says nothing of single heads; take own, "
                  "or runs: OUT1,OUT2")
-    if args.maps and args.reference in ("paper", "small", "own"):
-        sys.exit(f"--maps: --reference {args.reference} is numbers only; name runs: OUT1,OUT2")
-    if args.maps and (args.control or args.heads):
-        sys.exit("--maps: aims at whole maps, not at numbers; leave --control and --heads out")
+    if args.each and args.reference in ("paper", "small", "own"):
+        sys.exit(f"--each {args.each}: --reference {args.reference} is a number a layer; name runs: "
+                 "OUT1,OUT2")
+    if args.each and (args.control or args.heads):
+        sys.exit(f"--each {args.each}: aims at what a network does, row by row; leave --control and "
+                 "--heads out")
     if args.control == "swapped" and args.task != "both":
         sys.exit(f"--control swapped: is of two tasks, and --task {args.task} trains one")
 
@@ -301,8 +305,8 @@ def name_of_run(args):
             words.append(args.control)
         if args.heads:
             words.append(f"heads{args.heads}")
-        if args.maps:
-            words.append("maps")
+        if args.each:
+            words.append(f"each-{args.each}")
         if args.aia_fade:
             words.append("fade")
     if args.balance:

@@ -132,12 +132,12 @@ def test_flags_that_contradict_each_other_are_refused(flags, why):
 def test_a_run_is_named_by_what_it_is():
     flags = dict(aia=0., task="both", arch="emu3", split=None, route=None, experts=None, see=None,
                  shared=None, own_head=None, full=None, match=None, reference="small",
-                 control=None, balance=False, heads=0, maps=False, aia_fade=False,
+                 control=None, balance=False, heads=0, each=None, aia_fade=False,
                  n_train=None)
     for given, name in (
             ({}, "both"),
             ({"aia": .1, "reference": "out/mine", "heads": 2, "aia_fade": True}, "aia-heads2-fade"),
-            ({"aia": .1, "reference": "out/mine", "maps": True}, "aia-maps"),
+            ({"aia": .1, "reference": "out/mine", "each": "pair"}, "aia-each-pair"),
             ({"aia": .1, "task": "generate"}, "aia-generate"),
             ({"aia": .1, "reference": "own"}, "aia-own"),
             ({"aia": .1, "reference": "out/mine", "control": "swapped"}, "aia-swapped"),

@@ -277,8 +277,9 @@ def test_heads_of_a_run_are_aimed_at(toy, trained, tmp_path, quick):
         assert about["reference"][task]["target"] == pytest.approx(wanted, abs=1e-3)
 
 
-def test_maps_are_off_by_nothing_only_if_they_are_the_same(toy, trained):
-    """And pulling at them brings a network's attention to the other's, token by token."""
+@pytest.mark.parametrize("each", ["row", "head", "token", "pair"])
+def test_a_teacher_pulls_until_attention_is_its_own(toy, trained, each):
+    """It is off by nothing only if both attend alike, and pulling brings the one to the other."""
     teacher, _ = load_model(trained, "cpu")
     begun, _ = load_model(trained, "cpu", "pretrained.pt")
     for p in begun.parameters():
@@ -286,13 +287,17 @@ def test_maps_are_off_by_nothing_only_if_they_are_the_same(toy, trained):
     batch = teacher.to_batch(*[array[:8] for array in toy.rows["train"]["understand"]])
     valid = batch["watched"].any(1) & batch["watching"].any(1)
 
-    def off(model):
+    def mass_of(model):
+        mass = model(batch, watch=True).mass
         maps = model(batch, watch=True, explicit="maps").mass
-        torch.testing.assert_close(maps.sum(-1), model(batch, watch=True).mass, atol=1e-5, rtol=0)
-        return aia.map_loss(maps, wanted, batch["watching"], valid, 8)
+        torch.testing.assert_close(maps.sum(-1), mass, atol=1e-5, rtol=0)
+        return maps if each == "pair" else mass
+
+    def off(model):
+        return aia.teacher_loss(each, mass_of(model), wanted, batch["watching"], valid, 8)
 
     with torch.no_grad():
-        wanted = teacher(batch, watch=True, explicit="maps").mass
+        wanted = mass_of(teacher)
     assert off(teacher).item() == pytest.approx(0, abs=1e-6)
     opt = torch.optim.Adam(begun.parameters(), 1e-3)
     losses = []
@@ -305,13 +310,14 @@ def test_maps_are_off_by_nothing_only_if_they_are_the_same(toy, trained):
     assert 0 < losses[-1] < .3 * losses[0]
 
 
-def test_a_run_may_aim_at_the_whole_maps_of_another(toy, trained, tmp_path, quick):
+@pytest.mark.parametrize("each", ["token", "pair"])
+def test_a_run_may_aim_at_what_another_does_row_by_row(toy, trained, tmp_path, quick, each):
     """At first it is off by nothing if it starts where the other ended."""
     ended = tmp_path / "ended"
     shutil.copytree(trained, ended)
     shutil.copyfile(ended / "ckpt.pt", ended / "pretrained.pt")
-    flags = ("--init_from", ended, "--reference", trained, "--maps", "--aia", 1, "--aia_every", 1,
-             "--steps", 2, "--dtype", "float32")
+    flags = ("--init_from", ended, "--reference", trained, "--each", each, "--aia", 1,
+             "--aia_every", 1, "--steps", 2, "--dtype", "float32")
     assert train(toy, tmp_path / "run", *flags) is None
     first = numbers_of(tmp_path / "run" / "log.csv")[0]
     for task in TASKS:
@@ -500,8 +506,8 @@ def test_a_branch_of_a_staged_run_goes_on_with_its_last_stage(toy, tmp_path, qui
     (("--aia", 1, "--control", "swapped", "--reference", "small", "--task", "generate"),
      "of two tasks"),
     (("--aia", 1, "--reference", "small", "--heads", 2), "says nothing of single heads"),
-    (("--aia", 1, "--reference", "small", "--maps"), "is numbers only"),
-    (("--maps",), "add --aia"),
+    (("--aia", 1, "--reference", "small", "--maps"), "--each pair: --reference small is a number"),
+    (("--each", "row"), "add --aia"),
     (("--aia_fade", "--aia_start", 1), "add --aia"),
     (("--aia", 1, "--reference", "out/x", "--heads", 2, "--accumulate", 2), "rows at once"),
     (("--batch_size", 1), "too few rows for both tasks"),
