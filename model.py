@@ -65,8 +65,12 @@ class Config:
     see: str = "tokens"      # the eyes: tokens | patches | encoder
     own_head: bool = False   # the hand: an embedding and a head of its own for what is drawn
     full: bool = False       # a picture to understand: each token attends to all of it
+    cues: bool = True        # special tokens differ; else that a picture or an answer begins or
+                             # ends is one and the same token, and does not tell the task
+    aligned: bool = True     # an image token means the same seen or drawn; else not
 
-    DIAL = ("split", "route", "experts", "shared", "see", "own_head", "full")  # these are flags
+    # these are flags
+    DIAL = ("split", "route", "experts", "shared", "see", "own_head", "full", "cues", "aligned")
 
     @property
     def n_codes(self):
@@ -421,6 +425,16 @@ class Table(nn.Module):
         return self.own.weight + F.pad(digits, (0, 0, self.n_before, self.n_after))
 
 
+def shifted(codes, levels):
+    """Codes of image tokens with each digit larger by one; the largest becomes 0."""
+    new = torch.zeros_like(codes)
+    worth = 1
+    for n_values in levels:
+        new += (codes // worth + 1) % n_values * worth
+        worth *= n_values
+    return new
+
+
 # ---------------------------------------------------------------------------------------------
 # 4. the transformer
 
@@ -572,7 +586,7 @@ class Transformer(nn.Module):
 
     def embed_tokens(self, batch):
         """(B, T, C). An image token also says where in its picture it stands."""
-        ids, place = batch["ids"], batch["place"]
+        ids, place = self.ids_told(batch), batch["place"]
         vocabulary = torch.cat([table() for table in self.embed])
         grid = torch.cat([self.grid(i) for i in range(len(self.embed))])
         if len(self.embed) == 2:  # the second copy's table stands behind the first's
@@ -587,6 +601,17 @@ class Transformer(nn.Module):
             seen = (batch["picture"] >= 0)[..., None] & ~generated
             x = x.masked_scatter(seen, self.eyes(batch["pixels"]).to(x.dtype))
         return x + F.embedding(place, grid)
+
+    def ids_told(self, batch):
+        """Its tokens (B, T), but for what the network is not to be told."""
+        ids, c = batch["ids"], self.config
+        if not c.cues:
+            begins, ends = [data.special_id(name, c.first_image) for name in ("<|boi|>", "<|end|>")]
+            ids = ids.masked_fill((ids >= begins) & (ids <= ends), begins)  # with what is between
+        if not c.aligned:  # each digit of a picture that is seen is shifted by one
+            seen = (batch["picture"] >= 0) & ~batch["generated"]
+            ids = torch.where(seen, c.first_image + shifted(ids - c.first_image, c.levels), ids)
+        return ids
 
     def grid(self, i):
         """(n_image + 1, C): a vector for each place in a picture; the last is 0: in none"""

@@ -31,16 +31,17 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 import aia
-from data import TASKS, load_dataset, load_tokenizer
+from data import TASKS, load_dataset, load_tokenizer, special_id
 from exam import examine
 from exam.marks import table
 from exam.questions import prompts_to_watch
-from model import SIZES, Config
+from model import Config
 from sample import draw
 from systems import build
 from systems.dial import cost, with_flags
 from systems.flags import (RATIO, dial_of, how_to_resume, phase_begins, read_flags, rows_a_step,
                            stages_of, turned)
+from systems.interleave import SHARE, pick_others, put_behind
 from systems.runs import (VERSION, as_saved, load_checkpoint, load_model, next_command,
                           read_config, refuse_other_data)
 from systems.start import begin_with, stage_at, trains
@@ -110,7 +111,7 @@ def look_up_teachers():
     networks = {}
     for folder in args.reference.split(","):
         network, of_run = load_model(folder, device)
-        if of_run["model"] != as_saved(config):  # it is to read the same rows
+        if as_saved(Config(**of_run["model"])) != as_saved(config):  # it is to read the same rows
             sys.exit(f"--each {args.each}: {folder} is of another shape; name a run of the same "
                      "--arch and --size, with the same flags of both")
         for task in tasks:
@@ -153,10 +154,13 @@ for task in tasks:
         sys.exit(f"--n_train {args.n_train}: {args.data} has {n_rows} rows to {task}; take fewer")
     n_train[task] = args.n_train or n_rows
 
-# network: a preset's, as large as --size says, for the tokens of this data
+# network: a preset's, of the shape that --size says, for the tokens of this data
 torch.manual_seed(args.seed)
 of_data = {name: data.meta[name] for name in ("block_size", "vocab_size", "first_image", "n_image")}
-config = Config(*SIZES[args.size], **of_data, levels=list(tok.levels), patch=tok.patch)
+if args.interleave:
+    of_data["block_size"] *= 2
+config = Config(args.n_layer, args.n_head, args.n_embd, **of_data, levels=list(tok.levels),
+                patch=tok.patch)
 config = with_flags(config, args.arch, args.match, **dial_of(args))
 model = build(config).to(device)
 # the weights of --init_from; if these went through the stages already, the last alone is left
@@ -246,13 +250,17 @@ def read_rows(step):
             numbers = np.sort(rng.integers(n_train[task], size=n))
             # for classifier-free guidance one picture of ten is drawn without its prompt
             drop = (rng.random(n) < .1) & (task == "generate")
-            chosen[task] = numbers, drop
+            others = pick_others(rng, n, n_train) if args.interleave else None
+            chosen[task] = numbers, drop, others
     # part i takes every parts-th row from the i-th on
     batches = []
     parts = world * args.accumulate
     for part in range(rank, parts, world):
-        for task, (numbers, drop) in chosen.items():
+        for task, (numbers, drop, others) in chosen.items():
             arrays = [array[numbers[part::parts]] for array in data.rows["train"][task]]
+            if args.interleave:
+                pad = special_id("<|pad|>", config.first_image)
+                arrays[:2] = put_behind(*arrays[:2], others[part::parts], data.rows["train"], pad)
             batch = model.to_batch(*arrays, drop=drop[part::parts])
             batches.append((task, batch, (~drop).sum()))
     return batches
@@ -389,6 +397,7 @@ for step in range(first_step, args.steps + 1):
         stage = stage_at(step, stages)
         net = enter(stage)
         tokens = sum(stage["rows"][task] * longest[task] for task in tasks)  # of a step
+        tokens *= 1 + SHARE * args.interleave  # before some rows stands another
         if len(stages) > 1:
             training = sum(p.numel() for p in model.parameters() if p.requires_grad)
             rows = " and ".join(f"{n} rows to {task}" for task, n in stage["rows"].items())

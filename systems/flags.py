@@ -21,6 +21,7 @@ from tools.processes import world
 
 NO_MEMORY = "take a step's rows in more parts (--accumulate 2), or fewer rows (--batch_size)"
 
+SHAPE = ("n_layer", "n_head", "n_embd")  # what a size is
 RATIO = "5:11"  # rows to generate : rows to understand, as what is learned last is to look up
 STEPS = {"nano": 5500, "small": 4000, "base": 10000}
 
@@ -28,7 +29,8 @@ STEPS = {"nano": 5500, "small": 4000, "base": 10000}
 HOW = ("accumulate", "checkpoint", "compile", "fsdp")
 
 LEAST = {"steps": 1, "batch_size": 1, "accumulate": 1, "eval_every": 1, "aia_every": 1, "exam": 0,
-         "aia": 0, "aia_start": 0, "heads": 0, "lr": 0, "seed": 0, "n_train": 1}
+         "aia": 0, "aia_start": 0, "heads": 0, "lr": 0, "seed": 0, "n_train": 1,
+         **dict.fromkeys(SHAPE, 1)}
 
 # ---------------------------------------------------------------------------------------------
 # the flags
@@ -55,6 +57,12 @@ def add_dial(parser):
         help="an embedding and a head of its own for drawing, instead of the preset's choice")
     add("--full", action=yes_or_no,
         help="attention both ways within a picture to understand, instead of the preset's choice")
+    add("--cues", action=yes_or_no,
+        help="whether special tokens differ: without, that a picture or an answer begins or ends is "
+             "one token, which does not tell the task")
+    add("--aligned", action=yes_or_no,
+        help="whether an image token means the same seen or drawn: without, tokens that are seen "
+             "stand for others")
     add("--match", choices=MATCH,
         help="scale the width so that this comes nearest to emu3's: active: FLOPs a token; "
              "parameters: those that a token has a use for; total: all of them")
@@ -106,10 +114,15 @@ def add_training(parser):
     add("--size", choices=SIZES,
         help="shape of the network (default: with --init_from that run's; else nano without a GPU, "
              "small with one)")
+    for name, what in zip(SHAPE, ("blocks", "attention heads", "channels")):
+        add(f"--{name}", type=int, help=f"{what}, instead of the size's")
     add("--data", help="folder of a data set (default: with --init_from that run's; else "
                           "data/toy-SIZE, made if missing)")
     add("--n_train", type=int,
         help="train on the first so many rows of each task only (default: all)")
+    add("--interleave", action="store_true",
+        help="half of the rows stand behind another row of either task, so that the place in the "
+             "row does not tell the task")
     add("--out", help="folder of the run (default: out/ and what it is, such as out/aia-nano or "
                       "out/evev2-nano)")
     add("--steps", type=int,
@@ -171,6 +184,8 @@ def read_flags():
         sys.exit("--balance: is of two tasks in one process; leave it out")
     if args.stages == "on" and "stages" not in PRESETS[args.arch]:
         sys.exit(f"--stages on: --arch {args.arch} has none; leave it out")
+    if args.interleave and with_flags(Config(), args.arch, **dial_of(args)).see != "tokens":
+        sys.exit("--interleave: is of networks that see tokens; leave it out, or add --see tokens")
     if args.fsdp and world == 1:
         sys.exit("--fsdp: shards are for several processes; start them with: "
                  "torchrun --nproc_per_node=N train.py --fsdp ...")
@@ -286,6 +301,15 @@ def fill_in(args):
     on_gpu = args.device.startswith("cuda")
     args.size = args.size or before.get("size", "small" if on_gpu else "nano")
     args.data = args.data or before.get("data", f"data/toy-{args.size}")
+    shape = dict(zip(SHAPE, SIZES[args.size]))
+    if args.size == before.get("size"):
+        shape |= {name: before[name] for name in SHAPE if name in before}
+    for name, value in shape.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    if args.n_embd % (2 * args.n_head):
+        sys.exit(f"--n_embd {args.n_embd}: wanted is a multiple of {2 * args.n_head}, as each of "
+                 f"{args.n_head} heads has pairs of channels; choose it or --n_head anew")
     args.steps = args.steps or STEPS[args.size]
     args.whole = args.whole or before.get("whole", before.get("steps", args.steps))
     args.eval_every = args.eval_every or max(1, args.steps // 10)
@@ -311,12 +335,16 @@ def name_of_run(args):
             words.append("fade")
     if args.balance:
         words.append("balance")
+    if args.interleave:
+        words.append("interleave")
     if args.n_train:
         words.append(f"n{args.n_train}")
     if args.task != "both":
         words.append(args.task)
     if args.arch != "emu3":
         words.append(args.arch)
+    if tuple(getattr(args, name) for name in SHAPE) != SIZES[args.size]:
+        words.append(f"{args.n_layer}x{args.n_embd}")
     words += turned(args)
     if args.match:
         words.append(f"match-{args.match}")
@@ -332,7 +360,7 @@ def turned(args):
         value = getattr(args, name)
         if value is not None:
             words.append(str(value))
-    for name in ("shared", "own_head", "full"):
+    for name in ("shared", "own_head", "full", "cues", "aligned"):
         value = getattr(args, name)
         if value is not None:
             words.append(name if value else f"no-{name}")

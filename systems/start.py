@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from model import PRESETS
+from model import PRESETS, Config
 from systems.runs import as_saved, load_model, refuse_other_data
 from tools.files import load_state
 
@@ -108,7 +108,7 @@ def start_from_run(model, run, data, device):
     if file == "ckpt.pt" and is_in_second_phase(run, about["train"]):
         sys.exit(f"--init_from {run}: pretrained.pt is missing, which has its weights from before "
                  "AIA; copy it back, or train the run again")
-    theirs = about["model"]
+    theirs = as_saved(Config(**about["model"]))  # an older run knows fewer flags
     mine = as_saved(model.config)
     free = (*model.config.DIAL, "block_size")  # what start_from() bridges
     same_shape = all(mine[name] == value for name, value in theirs.items() if name not in free)
@@ -117,8 +117,8 @@ def start_from_run(model, run, data, device):
     if not same_shape or (theirs["split"] and not same_network):
         trained = about["train"]
         sys.exit(f"--init_from {run}: a network of another shape ({trained['arch']}, "
-                 f"{trained['size']}); train with its --size, and with its --arch (or --split, "
-                 "--route) if it has copies")
+                 f"{trained['size']}); train with its --size (or --n_layer, --n_head, --n_embd), "
+                 "and with its --arch (or --split, --route) if it has copies")
     start_from(model, other.state_dict())
     print(f"starting from {run}/{file}")
     return same_network

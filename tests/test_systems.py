@@ -14,12 +14,13 @@ import torch
 import torch.nn.functional as F
 
 import aia
-from data import TARGET, TASKS, WATCHED, load_tokenizer
-from model import PRESETS, Config
+from data import TARGET, TASKS, WATCHED, load_tokenizer, special_id
+from model import PRESETS, Config, shifted
 from sample import answer, draw
 from systems import build
 from systems.dial import cost, with_flags
 from systems.flags import name_of_run, rows_a_step
+from systems.interleave import pick_others, put_behind
 from systems.runs import VERSION, latest_run, load_model, next_command
 from systems.start import source_of, start_from, start_from_run, trains
 from tests.common import every_place, same, small_config, small_model, task_batch, weights
@@ -102,6 +103,80 @@ def test_every_architecture_takes_the_toy_world_s_rows(arch, toy):
 
 
 # ---------------------------------------------------------------------------------------------
+# what a network is not told
+
+
+def test_without_cues_special_tokens_tell_nothing():
+    """Where a picture begins, where it ends, where an answer begins: one token like the other."""
+    rows = np.array([[57, 1, 2, 58, *range(64, 73), 59, 3, 60, 4, 61]])
+    roles = np.zeros_like(rows)
+    told, untold = small_model(), small_model(cues=False)
+    other = rows.copy()
+    other[0, [3, 13, 15]] = [60, 58, 59]  # <|answer|>, <|boi|>, <|eoi|>
+    change = []
+    for model in (told, untold):
+        before = every_place(model, model.to_batch(rows, roles))
+        change.append((every_place(model, model.to_batch(other, roles)) - before).abs().max())
+    assert change[0] > .1
+    assert change[1] == 0
+    first = rows.copy()
+    first[0, 0] = 58  # <|bos|> is no cue, and stays what it is
+    assert not torch.equal(every_place(untold, untold.to_batch(first, roles)), before)
+
+
+def test_image_tokens_that_are_not_aligned_are_others_where_they_are_seen():
+    """Each code stands for one other, none for itself; codes that share a digit go on sharing it."""
+    levels = (8, 7)
+    codes = torch.arange(56)
+    new = shifted(codes, levels)
+    assert sorted(new.tolist()) == codes.tolist()
+    assert not ((new % 8 == codes % 8) | (new // 8 == codes // 8)).any()
+    assert all(len((new[codes % 8 == digit] % 8).unique()) == 1 for digit in range(8))
+
+    aligned, other = small_model(), small_model(aligned=False)
+    drawn = task_batch(aligned, "generate")
+    seen = task_batch(aligned, "understand")
+    assert torch.equal(every_place(aligned, drawn), every_place(other, drawn))
+    is_code = seen["picture"] >= 0
+    codes = seen["ids"] - 64
+    by_hand = seen | {"ids": torch.where(is_code, 64 + shifted(codes, levels), seen["ids"])}
+    assert torch.equal(every_place(aligned, by_hand), every_place(other, seen))
+
+
+def test_a_row_behind_another_is_the_same_row(toy):
+    """Only that row has roles, and there is one <|bos|>. A row that begins is as it was."""
+    rows = toy.rows["train"]
+    pad = special_id("<|pad|>", toy.meta["first_image"])
+    ids, roles = [array[:3] for array in rows["understand"][:2]]
+    others = [("generate", 5), None, ("understand", 7)]
+    new_ids, new_roles = put_behind(ids, roles, others, rows, pad)
+    assert new_ids.shape == new_roles.shape
+    for i, other in enumerate(others):
+        alone = ids[i][ids[i] != pad]
+        whole = new_ids[i][new_ids[i] != pad]
+        before = len(whole) - len(alone)
+        assert whole[before + 1:].tolist() == alone[1:].tolist()
+        assert new_roles[i, before + 1:len(whole)].tolist() == roles[i, 1:len(alone)].tolist()
+        assert (whole == alone[0]).sum() == 1
+        assert not new_roles[i, :before + 1].any() and not new_roles[i, len(whole):].any()
+        assert (before == 0) == (other is None)
+        if other:
+            task, number = other
+            assert whole[:before + 1].tolist() == [i for i in rows[task][0][number] if i != pad]
+    model = build(Config(first_image=toy.meta["first_image"]))
+    batch = model.to_batch(new_ids, new_roles)
+    assert not batch["generated"].any(), "what was drawn before is seen now"
+
+
+def test_half_of_the_rows_stand_behind_another_of_either_task():
+    others = pick_others(np.random.default_rng(0), 4000, {"generate": 3, "understand": 2})
+    assert others.count(None) / 4000 == pytest.approx(.5, abs=.05)
+    tasks = [task for task, _ in filter(None, others)]
+    assert tasks.count("generate") / len(tasks) == pytest.approx(.5, abs=.05)
+    assert {number for _, number in filter(None, others)} == {0, 1, 2}
+
+
+# ---------------------------------------------------------------------------------------------
 # the dial
 
 
@@ -123,7 +198,8 @@ def test_no_other_width_comes_nearer_to_equal_cost(match, which):
     ({"split": ("qkv",), "route": "learned"}, "routers choose among copies of ffn alone"),
     ({"split": ("ends",), "route": "modality"}, "ends go by task"),
     ({"experts": 2}, "need a router"),
-    ({"shared": True}, "need a router")])
+    ({"shared": True}, "need a router"),
+    ({"aligned": False, "see": "patches"}, "see tokens")])
 def test_flags_that_contradict_each_other_are_refused(flags, why):
     with pytest.raises(ValueError, match=why):
         with_flags(small_config(), "emu3", **flags)
@@ -133,7 +209,8 @@ def test_a_run_is_named_by_what_it_is():
     flags = dict(aia=0., task="both", arch="emu3", split=None, route=None, experts=None, see=None,
                  shared=None, own_head=None, full=None, match=None, reference="small",
                  control=None, balance=False, heads=0, each=None, aia_fade=False,
-                 n_train=None)
+                 n_train=None, interleave=False, cues=None, aligned=None, size="nano",
+                 n_layer=6, n_head=4, n_embd=128)
     for given, name in (
             ({}, "both"),
             ({"aia": .1, "reference": "out/mine", "heads": 2, "aia_fade": True}, "aia-heads2-fade"),
@@ -142,6 +219,8 @@ def test_a_run_is_named_by_what_it_is():
             ({"aia": .1, "reference": "own"}, "aia-own"),
             ({"aia": .1, "reference": "out/mine", "control": "swapped"}, "aia-swapped"),
             ({"n_train": 500, "task": "generate"}, "n500-generate"),
+            ({"n_layer": 12, "n_embd": 64, "cues": False, "interleave": True},
+             "interleave-12x64-no-cues"),
             ({"arch": "evev2", "match": "active"}, "evev2-match-active"),
             ({"split": ("qkv", "ffn"), "route": "task"}, "qkv+ffn-task"),
             ({"split": (), "own_head": False, "full": True}, "none-no-own_head-full")):

@@ -489,6 +489,19 @@ def test_a_branch_of_a_staged_run_goes_on_with_its_last_stage(toy, tmp_path, qui
     assert same(weights(tmp_path / "x"), weights(tmp_path / "y"))
 
 
+def test_a_branch_has_the_shape_of_its_source(toy, tmp_path, quick):
+    """And is told no more; with the same rows before its rows it is, to the bit, its source."""
+    flags = ("--interleave", "--steps", 4)
+    source = ("--n_layer", 2, "--n_head", 2, "--n_embd", 32, "--no-cues", "--aia", 1)
+    assert train(toy, tmp_path / "x", *flags, *source) is None
+    branch = ("--no-cues", "--aia", 1, "--init_from", tmp_path / "x", "--aia_start", 0,
+              "--interleave", "--steps", 2)
+    assert train(toy, tmp_path / "y", *branch) is None
+    assert same(weights(tmp_path / "x"), weights(tmp_path / "y"))
+    other = train(toy, tmp_path / "z", *branch, "--n_layer", 3)
+    assert "a network of another shape" in other
+
+
 # ---------------------------------------------------------------------------------------------
 # what is refused
 
@@ -522,6 +535,9 @@ def test_a_branch_of_a_staged_run_goes_on_with_its_last_stage(toy, tmp_path, qui
     (("--aia", 1, "--aia_start", 1), "leaves none of the 20 steps to AIA"),
     (("--fsdp",), "shards are for several processes"),
     (("--n_train", 10**6), "rows to generate; take fewer"),
+    (("--interleave", "--see", "patches"), "of networks that see tokens"),
+    (("--n_layer", 0), "--n_layer 0: wanted is a number of at least 1"),
+    (("--n_embd", 100), "--n_embd 100: wanted is a multiple of 8"),
     (("--arch", "moe", "--stages", "on"), "--arch moe has none"),
     (("--arch", "evev2", "--see", "tokens", "--stages", "on"), "finds no such weights")])
 def test_train_refuses_with_one_line(toy, tmp_path, flags, why):
