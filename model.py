@@ -162,6 +162,7 @@ class Layout(NamedTuple):
     mask: torch.Tensor = None        # (B, 1, T, S) who sees whom; None: causal
     watched: torch.Tensor = None     # (B, S) the tokens whose received attention is measured
     explicit: object = False         # attention as one would first write it; "maps": and its maps
+    dropout: float = 0.              # share of what a layer adds that is left out
     route: str = None                # these three are for routers: who chooses,
     drawing: torch.Tensor = None     # (N,) each token's task,
     any_generated: bool = False      # and whether any picture is being generated
@@ -389,12 +390,16 @@ class Block(nn.Module):
     def forward(self, x, layout, cache=None, layer=None):
         """x (N, C) -> (N, C); mass (B, H, T) or None; (router's loss, load (E,)) or None"""
         y, mass = self.attn(self.norm1(x, layout.sizes), layout, cache, layer)
-        x = x + y
+        x = x + dropped(y, layout.dropout)
         y = self.norm2(x, layout.sizes)
         if not self.routed:
-            return x + self.ffn(y, layout.sizes), mass, None
+            return x + dropped(self.ffn(y, layout.sizes), layout.dropout), mass, None
         y, loss, load = self.ffn(y, layout)
-        return x + y, mass, (loss, load)
+        return x + dropped(y, layout.dropout), mass, (loss, load)
+
+
+def dropped(y, share):
+    return F.dropout(y, share) if share else y
 
 
 class Table(nn.Module):
@@ -479,6 +484,7 @@ class Transformer(nn.Module):
         self.config = config
         self.route = config.route     # a stage may let the label choose the experts
         self.checkpoint = False       # whether layers are computed again in the backward pass
+        self.dropout = 0.             # in training
         self.eyes = None              # tokens
         self.hand = None              # tokens
         side = round(config.n_image ** .5)
@@ -556,6 +562,7 @@ class Transformer(nn.Module):
             mask=self.attention_mask(batch, cache),
             watched=watched if watch else None,
             explicit=explicit,
+            dropout=self.dropout if torch.is_grad_enabled() else 0.,
             route=self.route,
             drawing=batch["drawing"].flatten(),
             any_generated=batch["loss_sizes"][1] > 0)

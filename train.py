@@ -191,10 +191,11 @@ price = cost(config)
 print(f"{' '.join([args.arch, *turned(args)])}: {price['total'] / 1e6:.2f}M parameters, "
       f"{price['active'] / 1e6:.2f}M active, {price['flops'] / 1e6:.1f} MFLOP a token of training")
 model.checkpoint = args.checkpoint
+model.dropout = args.dropout
 compile_layers(model, args.compile)
 if args.fsdp:
     processes.shard(model, device_type)
-opts = optimizers(model, args.lr)  # Muon, AdamW
+opts = optimizers(model, args.lr, args.weight_decay)  # Muon, AdamW
 
 # ---------------------------------------------------------------------------------------------
 # 2. what a step takes: learning rate, stage, rows, losses
@@ -413,7 +414,7 @@ for step in range(first_step, args.steps + 1):
     # the second phase begins with fresh moments, as a run from --init_from has no others
     if step == begin > 0:
         save("pretrained.pt")
-        opts = optimizers(model, args.lr)
+        opts = optimizers(model, args.lr, args.weight_decay)
 
     # the learning rate of this step: Muon's, and AdamW's
     height = height_at(step)
@@ -434,6 +435,11 @@ for step in range(first_step, args.steps + 1):
     if align and args.aia_fade:
         weight *= (args.steps - step) / (args.steps - begin)
     explicit = "maps" if align and args.each == "pair" else False
+
+    # what drops out depends, as the rows do, on the seed and the phase's step alone
+    if args.dropout:
+        rng = np.random.default_rng([args.seed, phase, step - phase * begin, rank])
+        torch.manual_seed(rng.integers(2**63))
 
     # forward and backward, one task after the other, as their rows differ in length. The gradients
     # add up, so that each task counts by its share of the step's rows (with --balance: equally)

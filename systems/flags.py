@@ -30,7 +30,7 @@ HOW = ("accumulate", "checkpoint", "compile", "fsdp")
 
 LEAST = {"steps": 1, "batch_size": 1, "accumulate": 1, "eval_every": 1, "aia_every": 1, "exam": 0,
          "aia": 0, "aia_start": 0, "heads": 0, "lr": 0, "seed": 0, "n_train": 1,
-         **dict.fromkeys(SHAPE, 1)}
+         "weight_decay": 0, "dropout": 0, **dict.fromkeys(SHAPE, 1)}
 
 # ---------------------------------------------------------------------------------------------
 # the flags
@@ -142,6 +142,11 @@ def add_training(parser):
         help="with torchrun: weights, gradients and optimiser states in shards, a part a process, "
              "for networks that outgrow one GPU")
     add("--lr", type=float, default=.004, help="peak learning rate of Muon; AdamW's is 0.4 of it")
+    add("--weight_decay", type=float, default=.01,
+        help="of the matrices that Muon trains: in a step they lose so much of themselves, times "
+             "the learning rate")
+    add("--dropout", type=float, default=0.,
+        help="share of what a layer adds to the residual stream that is left out in training")
     add("--seed", type=int, default=0, help="of weights and of the order of the data")
     add("--device", help="cpu | cuda | mps (default: what is there)")
     add("--dtype", choices=("float32", "bfloat16"),
@@ -225,7 +230,7 @@ def check_numbers(args):
         value = getattr(args, name)
         if value is None:
             continue
-        if name == "aia_start" and not 0 <= value <= 1:
+        if name in ("aia_start", "dropout") and not 0 <= value <= 1:
             sys.exit(f"--{name} {value}: wanted is a share from 0 to 1")
         if value == float("inf"):
             sys.exit(f"--{name} {value}: wanted is a finite number")

@@ -243,6 +243,22 @@ def test_layers_computed_anew_have_the_same_gradients():
         torch.testing.assert_close(kept, computed)
 
 
+def test_in_training_alone_something_drops_out():
+    """Where all does, no layer adds anything."""
+    model, silent = small_model(), small_model()
+    for name, p in silent.named_parameters():
+        if ".proj." in name or ".down." in name:
+            p.data.zero_()
+    batch = task_batch(model, "understand")
+    whole = model(batch).logits
+    for share in (.5, 1.):
+        model.dropout = share
+        with torch.no_grad():
+            assert torch.equal(model(batch).logits, whole)
+        assert not torch.equal(model(batch).logits, whole)
+    assert torch.equal(model(batch).logits, silent(batch).logits)
+
+
 def test_a_row_of_text_alone_is_no_special_case():
     model = small_model("evev2")
     batch = text_batch(model, np.random.default_rng(0).integers(0, 57, (2, 20)))

@@ -490,12 +490,12 @@ def test_a_branch_of_a_staged_run_goes_on_with_its_last_stage(toy, tmp_path, qui
 
 
 def test_a_branch_has_the_shape_of_its_source(toy, tmp_path, quick):
-    """And is told no more; with the same rows before its rows it is, to the bit, its source."""
-    flags = ("--interleave", "--steps", 4)
+    """With the same rows before its rows, and the same left out, it is its source to the bit."""
+    flags = ("--interleave", "--dropout", .2, "--steps", 4)
     source = ("--n_layer", 2, "--n_head", 2, "--n_embd", 32, "--no-cues", "--aia", 1)
     assert train(toy, tmp_path / "x", *flags, *source) is None
     branch = ("--no-cues", "--aia", 1, "--init_from", tmp_path / "x", "--aia_start", 0,
-              "--interleave", "--steps", 2)
+              "--interleave", "--dropout", .2, "--steps", 2)
     assert train(toy, tmp_path / "y", *branch) is None
     assert same(weights(tmp_path / "x"), weights(tmp_path / "y"))
     other = train(toy, tmp_path / "z", *branch, "--n_layer", 3)
@@ -535,6 +535,7 @@ def test_a_branch_has_the_shape_of_its_source(toy, tmp_path, quick):
     (("--aia", 1, "--aia_start", 1), "leaves none of the 20 steps to AIA"),
     (("--fsdp",), "shards are for several processes"),
     (("--n_train", 10**6), "rows to generate; take fewer"),
+    (("--dropout", 1.1), "wanted is a share from 0 to 1"),
     (("--interleave", "--see", "patches"), "of networks that see tokens"),
     (("--n_layer", 0), "--n_layer 0: wanted is a number of at least 1"),
     (("--n_embd", 100), "--n_embd 100: wanted is a multiple of 8"),

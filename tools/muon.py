@@ -88,10 +88,10 @@ def move(matrices, directions, lr, weight_decay):
     torch._foreach_add_(matrices, directions, alpha=-lr * stretch)
 
 
-def optimizers(model, lr):
+def optimizers(model, lr, weight_decay=.01):
     """
-    Those of a Transformer: Muon for the matrices between the ends; AdamW for embeddings, heads,
-    routers and gains, at 0.4 of its learning rate.
+    Those of a Transformer: Muon for the matrices between the ends, which alone decay; AdamW for
+    embeddings, heads, routers and gains, at 0.4 of its learning rate.
     """
     matrices = []
     rest = []
@@ -103,4 +103,4 @@ def optimizers(model, lr):
         else:
             rest.append(p)
     adamw = torch.optim.AdamW(rest, lr=lr * .4, betas=(.9, .95), weight_decay=0., fused=True)
-    return [Muon(matrices, lr, weight_decay=.01), adamw]
+    return [Muon(matrices, lr, weight_decay=weight_decay), adamw]
