@@ -42,6 +42,8 @@ EVERY = "--aia_every 1 --exam 30"
 PULLED = f"--aia 1 {EVERY}"
 SHORT = "--stages off --exam 30"
 SEE = "--task understand --batch_size 22 --see patches --exam 30"
+DEEP = "--n_layer 12 --n_embd 64"
+THIN = "--n_embd 64"
 UTAMOE = "--arch utamoe --exam 30"
 
 ARMS = {
@@ -64,6 +66,10 @@ ARMS = {
     "weak-maps": {"flags": f"{PULLED} --maps", "steps": 400, "from": "weak", "aim": "main"},
     "weak-apart": {"flags": f"{PULLED} --maps", "steps": 400, "from": "weak",
                    "aim": "draws,sees"},
+    "weak-row": {"flags": f"{PULLED} --each row", "steps": 400, "from": "weak", "aim": "main"},
+    "weak-head": {"flags": f"{PULLED} --each head", "steps": 400, "from": "weak", "aim": "main"},
+    "weak-token": {"flags": f"{PULLED} --each token", "steps": 400, "from": "weak",
+                   "aim": "main"},
     # weights of the loss, on a weak network and on the main job's; and AIA's plainest rival
     "weak-light": {"flags": f"--aia 0.1 {EVERY} --reference paper", "steps": 400, "from": "weak"},
     "weak-heavy": {"flags": f"--aia 10 {EVERY} --reference paper", "steps": 400, "from": "weak"},
@@ -78,6 +84,36 @@ ARMS = {
     "few-paper": {"flags": f"{PULLED} --n_train 500 --reference paper", "steps": 400,
                   "from": "weak"},
     "few-own": {"flags": f"{PULLED} --n_train 500 --reference own", "steps": 400, "from": "weak"},
+    "few-decay": {"flags": "--exam 30 --n_train 500 --weight_decay 1", "steps": 400,
+                  "from": "weak"},
+    "few-dropout": {"flags": "--exam 30 --n_train 500 --dropout .1", "steps": 400, "from": "weak"},
+    # other mixes of the tasks, with AIA; and where the network has learned both, one task of ten
+    **{f"mix-{a}-to-{b}": {"flags": f"{PULLED} --ratio {a}:{b}", "steps": 400, "from": "weak"}
+       for a, b in ((1, 1), (2, 1), (4, 1), (1, 2))},
+    "draw-more": {"flags": "--ratio 9:1 --exam 30", "steps": 400, "from": "main"},
+    "draw-more-small": {"flags": f"{PULLED} --ratio 9:1", "steps": 400, "from": "main"},
+    "draw-more-own": {"flags": f"{PULLED} --ratio 9:1 --reference own", "steps": 400,
+                      "from": "main"},
+    "see-more": {"flags": "--ratio 1:9 --exam 30", "steps": 400, "from": "main"},
+    "see-more-small": {"flags": f"{PULLED} --ratio 1:9", "steps": 400, "from": "main"},
+    "see-more-own": {"flags": f"{PULLED} --ratio 1:9 --reference own", "steps": 400,
+                     "from": "main"},
+    # from the first step on
+    "scratch": {"flags": "--aia_start 0 --exam 30", "steps": 1000},
+    "scratch-small": {"flags": f"{PULLED} --aia_start 0", "steps": 1000},
+    "scratch-fade": {"flags": f"{PULLED} --aia_start 0 --aia_fade", "steps": 1000},
+    "scratch-heads": {"flags": f"{PULLED} --aia_start 0 --heads 2", "steps": 1000, "aim": "main"},
+    # other shapes
+    "deep": {"flags": f"{DEEP} --exam 30", "steps": 1000},
+    "deep-small": {"flags": PULLED, "steps": 400, "from": "deep"},
+    "deep-paper": {"flags": f"{PULLED} --reference paper", "steps": 400, "from": "deep"},
+    "thin": {"flags": f"{THIN} --exam 30", "steps": 1000},
+    "thin-small": {"flags": PULLED, "steps": 400, "from": "thin"},
+    "thin-paper": {"flags": f"{PULLED} --reference paper", "steps": 400, "from": "thin"},
+    # what a network is not told
+    "told": {"flags": "--exam 30", "steps": 1650},
+    "untold": {"flags": "--no-cues --interleave --exam 30", "steps": 1650},
+    "misaligned": {"flags": "--no-aligned --exam 30", "steps": 1000},
     # every way to take the network apart, in a tenth of the main job
     **{arch: {"flags": f"--arch {arch} {SHORT}", "steps": 550} for arch in PRESETS},
     "emu3-aia": {"flags": "--aia 0.1 --exam 30", "steps": 220, "from": "emu3"},
@@ -93,6 +129,7 @@ ARMS = {
     "one-stage": {"flags": f"{UTAMOE} --stages off", "steps": 220, "from": "emu3"},
 }
 
+OTHER_MIXES = ("mix-2-to-1", "mix-4-to-1", "mix-1-to-2")
 OTHERS = [arch for arch in PRESETS if arch != "emu3"]  # emu3 shares all weights
 N_LAYER = SIZES["nano"][0]
 
@@ -112,6 +149,13 @@ CLAIMS = {
                  "both better.", OURS),
     "premise": ("So does one that is made to attend as single-task networks do, token by token.",
                 f"{OURS}, as AIA's premise is that these attend better"),
+    "fine": ("It is enough to aim at a number for each row, each head of a row, or each token.",
+             OURS),
+    "plainly": ("Where rows are few, AIA helps more than weight decay or dropout.", OURS),
+    "helps shapes": ("AIA helps a weak network that is deeper, or narrower.", OURS),
+    "helps scratch": ("AIA helps from the first step on.", OURS),
+    "anchor": ("Where nearly all rows are of one task, AIA keeps the other from being forgotten.",
+               OURS),
     "every": ("AIA on every step brings the curves nearer than on every fourth, four times as "
               "strong.", "as the paper has it; the default here is the other"),
     "opposed": ("The two tasks' curves are negatively correlated over the layers, in every "
@@ -130,8 +174,12 @@ CLAIMS = {
     "ratio": ("As many rows to draw as to understand is the best mix.", AIA),
     "round trip": ("A network that was taken apart must decode what it drew, and encode it again, "
                    "before it can see it.", AIA),
-    "cues": ("Without any cue to the task, are the curves still opposed, and what does it cost?",
-             f"{AIA}, left open"),
+    "cues": ("Without any cue to the task the curves are less opposed, and both tasks are learned "
+             "less well.", f"{AIA}, left open"),
+    "aligned": ("If what is seen and what is drawn have different tokens, both tasks are learned "
+                "less well.", "of a synthetic world, arXiv 2505.23043"),
+    "in conflict": ("If what is seen and what is drawn have different tokens, the tasks' gradients "
+                    "come into conflict.", OURS),
     "conflict": ("The two tasks' gradients are in conflict.", "what all of this is about"),
     "ends": ("Gradients are in conflict in the shallow and deep layers, least in the middle.",
              "Uni-X, arXiv 2509.24365, of those of vision and of text"),
@@ -356,13 +404,100 @@ STUDIES = {
     },
     "few": {
         "question": "Does AIA help a weak network that trains on with few rows?",
-        "arms": ["few", "few-small", "few-paper", "few-own"],
-        "seeds": 8,
-        "note": "Who stops in time does not learn them by heart, either: hence best.",
-        "rivals": [("few-small", "few"), ("few-paper", "few"), ("few-paper", "few-own")],
+        "arms": ["few", "few-small", "few-paper", "few-own", "few-decay", "few-dropout"],
+        "seeds": 5,
+        "note": "Of 500 scenes. Who stops in time does not learn them by heart, either: hence "
+                "best.",
+        "rivals": [("few-small", "few"), ("few-paper", "few"), ("few-paper", "few-own"),
+                   ("few-paper", "few-decay"), ("few-paper", "few-dropout")],
         "measures": {"best/understand": .005, "best/generate": .002} | OF_WEAK,
         "tests": {"helps few": ([("few-small", "few"), ("few-paper", "few")],
                                 ["best/understand"]),
-                  "content": ([("few-paper", "few-own")], ["best/understand"])},
+                  "content": ([("few-paper", "few-own")], ["best/understand"]),
+                  "plainly": ([("few-paper", "few-decay"), ("few-paper", "few-dropout")],
+                              ["best/understand"])},
+    },
+    "grain": {
+        "question": "How much must be said of another network's attention before it helps?",
+        "arms": ["weak", "weak-main", "weak-row", "weak-head", "weak-token", "weak-maps"],
+        "seeds": 5,
+        "note": "The other network is main, which began with the same weights: so its heads are "
+                "taken to be alike by their place. weak-main is told a number a layer, weak-maps "
+                "one for each pair of tokens.",
+        "rivals": [("weak-row", "weak"), ("weak-head", "weak"), ("weak-token", "weak"),
+                   ("weak-maps", "weak-token")],
+        "measures": OF_WEAK,
+        "tests": {"fine": ([("weak-row", "weak"), ("weak-head", "weak"), ("weak-token", "weak")],
+                           LOSSES)},
+    },
+    "mix": {
+        "question": "With AIA, which mix of the tasks is the best?",
+        "arms": ["mix-1-to-1", "mix-2-to-1", "mix-4-to-1", "mix-1-to-2"],
+        "seeds": 3,
+        "note": "Rows to draw : rows to understand, while a weak network trains on.",
+        "rivals": [("mix-1-to-1", other) for other in OTHER_MIXES],
+        "measures": OF_WEAK,
+        "tests": {"ratio": ([("mix-1-to-1", other) for other in OTHER_MIXES], LOSSES)},
+    },
+    "skew": {
+        "question": "Does AIA keep a task from being forgotten, of which there are few rows?",
+        "arms": ["draw-more", "draw-more-small", "draw-more-own",
+                 "see-more", "see-more-small", "see-more-own"],
+        "seeds": 3,
+        "note": "Nine rows of ten are of one task, while a network that has learned both trains "
+                "on; the tenth is what is called replay. own holds it to the curves it began with.",
+        "rivals": [("draw-more-small", "draw-more"), ("draw-more-own", "draw-more"),
+                   ("see-more-small", "see-more"), ("see-more-own", "see-more")],
+        "measures": OF_WEAK,
+        "tests": {"anchor": ([("draw-more-small", "draw-more"), ("draw-more-own", "draw-more"),
+                              ("see-more-small", "see-more"), ("see-more-own", "see-more")],
+                             LOSSES)},
+    },
+    "scratch": {
+        "question": "Does AIA help from the first step on?",
+        "arms": ["scratch", "scratch-small", "scratch-fade", "scratch-heads"],
+        "seeds": 3,
+        "note": "fade: its weight falls to zero. heads: two of each layer's four, those that look "
+                "most, at main's.",
+        "rivals": [("scratch-small", "scratch"), ("scratch-fade", "scratch"),
+                   ("scratch-heads", "scratch")],
+        "measures": OF_WEAK,
+        "tests": {"helps scratch": ([("scratch-small", "scratch"), ("scratch-fade", "scratch"),
+                                     ("scratch-heads", "scratch")], LOSSES)},
+    },
+    "shapes": {
+        "question": "Does AIA help weak networks of other shapes?",
+        "arms": ["deep", "deep-small", "deep-paper", "thin", "thin-small", "thin-paper"],
+        "seeds": 3,
+        "note": "deep has 12 layers of 64 channels, thin 6 of them. small is the curves of nano's "
+                "references, at the same relative depth.",
+        "rivals": [("deep-small", "deep"), ("deep-paper", "deep"), ("thin-small", "thin"),
+                   ("thin-paper", "thin")],
+        "measures": OF_WEAK,
+        "tests": {"helps shapes": ([("deep-small", "deep"), ("deep-paper", "deep"),
+                                    ("thin-small", "thin"), ("thin-paper", "thin")], LOSSES)},
+    },
+    "cues": {
+        "question": "What if nothing but the words tells the task?",
+        "arms": ["told", "untold"],
+        "seeds": 3,
+        "note": "untold: that a picture or an answer begins or ends is one and the same token, and "
+                "half of the rows stand behind another row, which may be of the other task. "
+                "Measured where rows begin, as all exams do.",
+        "rivals": [("told", "untold")],
+        "measures": {"correlation/over layers": .1} | OF_WEAK,
+        "tests": {"cues": ([("told", "untold")], ["correlation/over layers", *LOSSES])},
+    },
+    "aligned": {
+        "question": "What if what is seen and what is drawn have different tokens?",
+        "arms": ["weak", "misaligned"],
+        "seeds": 5,
+        "note": "misaligned: of a picture that is seen each digit of each token is shifted by one, "
+                "so alone seeing is as easy as it was.",
+        "rivals": [("weak", "misaligned"), ("misaligned", "weak")],
+        "measures": OF_WEAK | {f"conflict {matrix}/mean": .1 for matrix in MATRICES},
+        "tests": {"aligned": ([("weak", "misaligned")], LOSSES),
+                  "in conflict": ([("misaligned", "weak")],
+                                  [f"conflict {matrix}/mean" for matrix in MATRICES])},
     },
 }
