@@ -6,6 +6,7 @@ systems: what the published systems have in place of tokens. README.md tells whe
   own_head.py   hand: an embedding and a head of its own for what is drawn (Janus-Pro, UTAMoE)
 
   dial.py       a preset, turned by flags; what it costs
+  interleave.py rows that stand behind other rows, so that their place does not tell the task
   start.py      one system's weights as the beginning of another; stages
   runs.py       the folders of runs
 
