@@ -10,6 +10,7 @@ from lab.conflict import BEGIN, MATRICES
 from lab.conflict import draw as draw_cosines
 from lab.curves import mean_run
 from lab.dots import draw_dots
+from lab.intervals import draw_intervals
 from lab.measures import is_of_conflict, read, scores_of, sign_of, value_of, values_of
 from lab.studies import CLAIMS
 from tools.curves import draw_curves
@@ -37,8 +38,9 @@ STEPS = "Nats a token; the last over 1,000 rows a task, the others over 250."
 def write_report(name, study, runs, folder, command):
     """
     NAME.md and NAME.png in a folder: verdicts, then every number of the exam, then the losses by
-    step. If it is about the curves, these too, as NAME-curves.png. What was found is in
-    NAME.json, of which lab/claims.py makes its page. command: the one that was typed.
+    step. With rivals there is a picture of the verdicts, too, NAME-intervals.png, and if it is
+    about the curves one of these, NAME-curves.png. What was found is in NAME.json, of which
+    lab/claims.py makes its page. command: the one that was typed.
     """
     runs = [run for run in runs if run.arm in study["arms"]]
     measures = [*study.get("promise", ()), *study.get("measures", ())]
@@ -49,7 +51,8 @@ def write_report(name, study, runs, folder, command):
     if "promise" in study:
         parts += ["## What is promised", KEPT, promises(found)]
     if "rivals" in study:
-        parts += ["## The verdict", RULE, claims(study["tests"])]
+        parts += ["## The verdict", RULE, claims(study["tests"]),
+                  f"![every difference with its interval]({name}-intervals.png)"]
         for arm, rival in study["rivals"]:
             compared = [compare(arm, rival, measure, worth, scores)
                         for measure, worth in study["measures"].items()]
@@ -68,6 +71,9 @@ def write_report(name, study, runs, folder, command):
     (folder / f"{name}.md").write_text(page, encoding="utf-8")
     save_json(folder / f"{name}.json", {"command": command, "found": found})
     draw_dots(rows_of_dots(study, scores), folder / f"{name}.png")
+    groups = groups_of_intervals(study, found)
+    if groups:
+        draw_intervals(groups, folder / f"{name}-intervals.png")
     if is_of_conflict(study):
         draw_cosines(cosines(study["arms"], runs), folder / f"{name}-cosines.png", "over seeds")
     if is_of_curves:
@@ -155,7 +161,7 @@ def compare(arm, rival, measure, worth, scores):
         return found
     sign = sign_of(measure)
     gain, half = interval([sign * (ours[seed] - theirs[seed]) for seed in both])
-    return found | {"difference": f"{sign * gain:+.4f} ± {half:.4f}",
+    return found | {"difference": f"{sign * gain:+.4f} ± {half:.4f}", "gain": gain, "half": half,
                     "verdict": verdict(gain, half, worth, len(both))}
 
 
@@ -298,3 +304,19 @@ def rows_of_dots(study, scores):
         if any(values.values()):
             rows.append((title(measure), values, promise.get(measure, (None,))[0]))
     return rows
+
+
+def groups_of_intervals(study, found):
+    """What draw_intervals() draws: [(heading, [(label, gain, half, verdict)])], of what was found."""
+    groups = []
+    for arm, rival in study.get("rivals", ()):
+        rows = []
+        for one in found:
+            of_pair = (one["arm"], one.get("rival")) == (arm, rival)
+            if of_pair and "gain" in one and "/layer " not in one["measure"]:
+                worth = one["worth"]
+                rows.append((title(one["measure"]), one["gain"] / worth, one["half"] / worth,
+                             one["verdict"]))
+        if rows:
+            groups.append((f"{arm} - {rival}", rows))
+    return groups

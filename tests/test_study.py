@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from exam.questions import EXTRA, GENEVAL, MME, MMVP
-from lab import claims, report, study
+from lab import claims, intervals, report, study
 from lab.conflict import DRAWS, MATRICES, ROWS
+from lab.intervals import draw_intervals
 from lab.studies import CLAIMS as OUR_CLAIMS
 from systems import flags
 from lab.report import T95, interval, is_kept, verdict
@@ -428,6 +429,25 @@ def test_every_run_is_a_dot(place, monkeypatch):
     blue = drawn[:, :, 2] - drawn[:, :, 0] > 80
     orange = drawn[:, :, 0] - drawn[:, :, 2] > 80
     assert blue.sum() > 100 and orange.sum() > 100
+    assert (place / "results/rivals-intervals.png").exists()
+
+
+def test_what_is_gained_lies_on_the_right_and_beyond_the_band(tmp_path):
+    """Green is reproduced, orange unclear. An interval that no page has room for is cut."""
+    rows = [("large", 5., 1., "reproduced"), ("none", 0., .5, "unclear"),
+            ("huge", 90., 95., "unclear")]
+    draw_intervals([("ours - theirs", rows)], tmp_path / "drawn.png")
+    drawn = np.asarray(Image.open(tmp_path / "drawn.png").convert("RGB")).astype(int)
+    red, green, blue = drawn.transpose(2, 0, 1)
+    middle = intervals.LABEL + intervals.WIDTH / 2
+    unit = intervals.WIDTH / 2 / intervals.FURTHEST
+    top = 8 + intervals.HEADING
+    for i, (first, last) in enumerate(((4, 6), (-.5, .5), (-5, 12))):
+        line = slice(top + i * intervals.ROW, top + (i + 1) * intervals.ROW)
+        is_ink = (green - red > 50) if i == 0 else (red - blue > 100)
+        columns = is_ink[line].any(0).nonzero()[0]
+        assert columns.min() == pytest.approx(middle + first * unit, abs=4)
+        assert columns.max() == pytest.approx(middle + last * unit, abs=4)
 
 
 @pytest.mark.parametrize("name", [

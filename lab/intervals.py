@@ -1,0 +1,64 @@
+"""
+lab/intervals.py: the picture of a study's verdicts, drawn with Pillow: for each rival a row a
+measure, the 95 % interval of the difference as a line, its mean as a dot.
+
+All rows share one axis. Its unit is the smallest difference worth having of each measure: so what
+lies within the grey band is none. The right is the side that is claimed.
+"""
+from tools.curves import GRID, INK, Pen
+
+HUES = {"reproduced": (34, 139, 84), "refuted": (120, 120, 126), "unclear": (217, 95, 2),
+        "not worth having": (31, 98, 180)}
+BAND = (240, 240, 243)
+FURTHEST = 12  # units; what reaches further is cut
+
+# pixels
+LABEL = 170    # the column of labels
+WIDTH = 420    # of the axis
+VERDICT = 140  # the column of verdicts
+HEADING = 30   # the height of a rival's heading
+ROW = 20
+FOOTER = 42
+
+
+def draw_intervals(groups, path):
+    """
+    Writes a PNG of groups [(heading, [(label, gain, half, verdict)])]: gain and half the width of
+    its interval, in units of what is worth having.
+    """
+    reach = max([2., *[abs(gain) + half for _, rows in groups for _, gain, half, _ in rows]])
+    reach = min(reach, FURTHEST)
+    height = sum(HEADING + ROW * len(rows) for _, rows in groups)
+    pen = Pen(LABEL + WIDTH + VERDICT, 8 + height + FOOTER)
+
+    def x(units):
+        return LABEL + (1 + units / reach) * WIDTH / 2
+
+    band = [(x(-1), 8), (x(1), 8), (x(1), 8 + height), (x(-1), 8 + height)]
+    pen.fill(band, BAND)
+    pen.line((x(0), 8), (x(0), 8 + height), INK, 1)
+    y = 8
+    for heading, rows in groups:
+        pen.write(10, y + HEADING - 12, heading, "lm", pen.title_font)
+        y += HEADING
+        for row in rows:
+            draw_row(pen, y + ROW / 2, x, reach, row)
+            y += ROW
+    for units in (-1, 0, 1):
+        pen.write(x(units), y + 12, f"{units:+d}" if units else "0", "mm")
+    pen.write(LABEL + WIDTH / 2, y + 30,
+              "difference, in units of the smallest worth having; right: as claimed", "mm")
+    pen.save(path)
+
+
+def draw_row(pen, y, x, reach, row):
+    label, gain, half, verdict = row
+    low, high = [max(-reach, min(reach, end)) for end in (gain - half, gain + half)]
+    hue = HUES[verdict]
+    pen.write(LABEL - 10, y, label, "rm")
+    pen.line((LABEL, y + ROW / 2), (LABEL + WIDTH, y + ROW / 2), GRID, 1)
+    pen.line((x(low), y), (x(high), y), hue, 2)
+    if abs(gain) <= reach:
+        r = 4
+        pen.drawing.ellipse(pen.enlarge([(x(gain) - r, y - r), (x(gain) + r, y + r)]), hue)
+    pen.write(LABEL + WIDTH + 12, y, verdict, "lm")
