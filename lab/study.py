@@ -185,7 +185,7 @@ def add_run(of_seed, arm, seed, root, quick):
             words += [flag, ",".join(str(other.folder) for other in others)]
             sources += others
     if quick:
-        words += ["--exam", "20", "--eval_every", str(-(-steps // 3))]
+        words += ["--exam", "10", "--eval_every", str(-(-steps // 3))]
     of_seed[arm] = Run(arm, seed, folder, words, steps, sources)
     return of_seed[arm]
 
