@@ -74,7 +74,7 @@ def examine_drawing(model, data, tok, n, cfg, folder):
 
     # what the judge sees in them, and what the other rows are judged by
     true_scenes = [scene for _, scene in prompts]
-    true = render_all(true_scenes, data.meta["canvas"])        # (prompts, S, S, 3)
+    true = render_all(true_scenes, *pictures_of(data.meta))    # (prompts, S, S, 3)
     rebuilt = tok.decode(tok.encode(true))
     seen = {
         "run": judge(pictures),
@@ -91,13 +91,18 @@ def examine_drawing(model, data, tok, n, cfg, folder):
     return marks.mark_drawings(prompts, verdicts), wrong
 
 
+def pictures_of(meta):
+    """How a data set's pictures look: canvas, speckle, see world.render_all()"""
+    return meta["canvas"], questions.SEED + 6 if meta.get("speckled") else None
+
+
 def examine_answers(model, data, tok, n, folder):
     """All that is asked: {benchmark: {column: marks}}, and its mistakes as from
     marks.wrong_answers()."""
     # questions about pictures
     sets = questions.question_sets(n)
     scenes, asked, places = questions.gather(sets)
-    pictures = render_all(scenes, data.meta["canvas"])         # (scenes, S, S, 3)
+    pictures = render_all(scenes, *pictures_of(data.meta))     # (scenes, S, S, 3)
     codes = tok.encode(pictures)                               # (scenes, n_image)
 
     # the network's answers, a dialogue of one question each

@@ -6,6 +6,7 @@ An arm is one way to train, with each seed once:
 
   flags  of train.py
   steps  of the optimiser; --quick takes a tenth
+  data   (if any) folder of its data set, in place of the toy world's
   from   (if any) the arm whose run of the same seed it starts from, at the end of its first phase
   aim    (if any) the arm, or two: "draws,sees", whose runs of the same seed AIA aims at
 
@@ -42,6 +43,7 @@ EVERY = "--aia_every 1 --exam 30"
 PULLED = f"--aia 1 {EVERY}"
 SHORT = "--stages off --exam 30"
 SEE = "--task understand --batch_size 22 --see patches --exam 30"
+SPECKLED = "data/speckled-nano"
 DEEP = "--n_layer 12 --n_embd 64"
 THIN = "--n_embd 64"
 UTAMOE = "--arch utamoe --exam 30"
@@ -110,6 +112,11 @@ ARMS = {
     "thin": {"flags": f"{THIN} --exam 30", "steps": 1000},
     "thin-small": {"flags": PULLED, "steps": 400, "from": "thin"},
     "thin-paper": {"flags": f"{PULLED} --reference paper", "steps": 400, "from": "thin"},
+    # pictures with much in them that nobody can foretell
+    "speckled": {"flags": "--exam 30", "steps": 1000, "data": SPECKLED},
+    "speckled-small": {"flags": PULLED, "steps": 400, "from": "speckled", "data": SPECKLED},
+    "speckled-paper": {"flags": f"{PULLED} --reference paper", "steps": 400, "from": "speckled",
+                       "data": SPECKLED},
     # what a network is not told
     "told": {"flags": "--exam 30", "steps": 1650},
     "untold": {"flags": "--no-cues --interleave --exam 30", "steps": 1650},
@@ -153,6 +160,7 @@ CLAIMS = {
              OURS),
     "plainly": ("Where rows are few, AIA helps more than weight decay or dropout.", OURS),
     "helps shapes": ("AIA helps a weak network that is deeper, or narrower.", OURS),
+    "helps speckled": ("AIA helps a weak network whose pictures nobody can foretell.", OURS),
     "helps scratch": ("AIA helps from the first step on.", OURS),
     "anchor": ("Where nearly all rows are of one task, AIA keeps the other from being forgotten.",
                OURS),
@@ -476,6 +484,17 @@ STUDIES = {
         "measures": OF_WEAK,
         "tests": {"helps shapes": ([("deep-small", "deep"), ("deep-paper", "deep"),
                                     ("thin-small", "thin"), ("thin-paper", "thin")], LOSSES)},
+    },
+    "speckled": {
+        "question": "Does AIA help where pictures are hard to foretell?",
+        "arms": ["speckled", "speckled-small", "speckled-paper"],
+        "seeds": 3,
+        "note": "Each patch of plain ground has one of eight pale shades at random. small is the "
+                "curves of single-task networks of that world, of 1,000 steps.",
+        "rivals": [("speckled-small", "speckled"), ("speckled-paper", "speckled")],
+        "measures": OF_WEAK,
+        "tests": {"helps speckled": ([("speckled-small", "speckled"),
+                                      ("speckled-paper", "speckled")], LOSSES)},
     },
     "cues": {
         "question": "What if nothing but the words tells the task?",

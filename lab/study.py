@@ -54,6 +54,7 @@ class Run:
     words: list            # what train.py is started with
     steps: int
     sources: list = field(default_factory=list)  # the Runs that it starts from, or aims at
+    data: str = DATA       # folder of its data set
 
     @property
     def record(self):
@@ -178,6 +179,8 @@ def add_run(of_seed, arm, seed, root, quick):
     folder = root / f"{arm}-{seed}"
     words = [*about["flags"].split(), "--size", "nano", "--steps", str(steps),
              "--seed", str(seed), "--out", str(folder)]
+    if "data" in about:
+        words += ["--data", about["data"]]
     sources = []
     for key, flag in (("from", "--init_from"), ("aim", "--reference")):
         if key in about:
@@ -186,7 +189,7 @@ def add_run(of_seed, arm, seed, root, quick):
             sources += others
     if quick:
         words += ["--exam", "10", "--eval_every", str(-(-steps // 3))]
-    of_seed[arm] = Run(arm, seed, folder, words, steps, sources)
+    of_seed[arm] = Run(arm, seed, folder, words, steps, sources, about.get("data", DATA))
     return of_seed[arm]
 
 
@@ -204,8 +207,8 @@ def refuse_others(runs, mix):
         record = read(run.record)
         if record.get("words") != run.words:
             sys.exit(f"{run.folder}: was made with other flags; {anew}")
-        if Path(DATA).exists() and record.get("data") != checksum_of_data():
-            sys.exit(f"{run.folder}: was made with another data set than {DATA}; {anew}")
+        if Path(run.data).exists() and record.get("data") != checksum_of_data(run.data):
+            sys.exit(f"{run.folder}: was made with another data set than {run.data}; {anew}")
         for source in run.sources:
             begun = read(source.record).get("begun") if source.record.exists() else None
             if record.get("sources", {}).get(source.arm) != begun:
@@ -262,7 +265,8 @@ def train_missing(runs, jobs):
         return
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    make_if_missing(DATA, "nano")
+    for folder in {run.data for run in waiting}:
+        make_if_missing(folder, "nano")
     code = revision()
     active = {}  # run: its process
     failed = []
@@ -322,15 +326,15 @@ def record_of(run, jobs, code):
     if device != "cpu":
         machine = name_of(device)
     return {
-        "words": run.words, "revision": code, "data": checksum_of_data(),
+        "words": run.words, "revision": code, "data": checksum_of_data(run.data),
         "sources": {source.arm: read(source.record)["begun"] for source in run.sources},
         "begun": time.strftime("%Y-%m-%d %H:%M:%S"), "machine": machine, "jobs": jobs,
         "torch": torch.__version__}
 
 
-def checksum_of_data():
+def checksum_of_data(folder):
     """It names the data set, as its meta.json has the checksums of all its files."""
-    return checksum(Path(DATA) / "meta.json")
+    return checksum(Path(folder) / "meta.json")
 
 
 def why(run, process):

@@ -14,6 +14,7 @@ from PIL import Image, ImageFile
 
 import data
 from data import load_dataset, make_row
+from exam import pictures_of
 from exam.rules import check, truth
 from tests.common import run, same
 from toy import build, own, tokenizer
@@ -239,6 +240,29 @@ def test_the_judge_is_not_fooled():
     assert judge(np.full((1, 48, 48, 3), GROUND, np.uint8)) == [[]]
 
 
+@pytest.mark.parametrize("canvas", [48, 72])
+def test_speckles_are_on_the_ground_alone_and_the_judge_takes_no_notice(canvas):
+    """Eight shades, equally often, one a patch; what an object touches stays as it was."""
+    scenes = make_scenes(50, 3)
+    plain = render_all(scenes, canvas)
+    pictures = render_all(scenes, canvas, speckle=1)
+    assert judge(pictures) == judge(plain)
+    assert not np.array_equal(pictures, render_all(scenes, canvas, speckle=2))
+    side = canvas // 6
+    is_ground = (plain == GROUND).all(-1)
+    shades = []
+    for i, row, column in np.ndindex(50, 6, 6):
+        patch = np.s_[i, row * side:(row + 1) * side, column * side:(column + 1) * side]
+        if is_ground[patch].all():
+            assert (pictures[patch] == pictures[patch][0, 0]).all()
+            shades.append(tuple(pictures[patch][0, 0]))
+        else:
+            assert np.array_equal(pictures[patch], plain[patch])
+    _, counts = np.unique(shades, axis=0, return_counts=True)
+    assert len(counts) == 8
+    assert counts / len(shades) == pytest.approx(1 / 8, abs=.03)
+
+
 def test_a_side_is_where_the_centres_lie():
     red = Object("circle", "red", "small", 10, 24)
     assert relations(red, red._replace(x=40, y=54)) == {"left of", "above"}, "45 degrees are both"
@@ -390,6 +414,23 @@ def test_a_data_set_follows_from_its_seed_however_it_is_made(toy, tmp_path, monk
     again = load_dataset(tmp_path / "again")
     assert again.meta["files"] == toy.meta["files"]
     assert hasattr(pools[0], "submit"), "these are made by processes beside this one"
+
+
+def test_a_speckled_data_set_shows_the_same_scenes_on_other_ground(toy, tmp_path, monkeypatch):
+    """And so does the exam of who was trained on it."""
+    monkeypatch.setattr(build, "toy_tokenizer", lambda canvas, _: tokenizer.toy_tokenizer(canvas))
+    build_toy(tmp_path / "speckled", "nano", n=48, is_speckled=True)
+    other = load_dataset(tmp_path / "speckled")
+    assert other.meta["speckled"] and "speckled" not in toy.meta
+    for split in ("train", "val"):
+        plain, pixels = [some.rows[split]["understand"][2] for some in (toy, other)]
+        assert judge(pixels) == judge(plain)
+        assert not np.array_equal(pixels, plain)
+    first, second = [other.rows[split]["understand"][2] for split in ("train", "val")]
+    assert (first[0] == second[0]).all(-1).mean() < .8, "each split has speckles of its own"
+    assert pictures_of(toy.meta) == (48, None)
+    canvas, speckle = pictures_of(other.meta)
+    assert (canvas, speckle is None) == (48, False)
 
 
 def test_damage_is_noticed(tmp_path):

@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data import ASSETS, TASKS, encoding_of, load_tokenizer, make_row
+from data import TASKS, encoding_of, load_tokenizer, make_row
 from tools.device import keep_freed_memory
 from tools.processes import die_with_parent
 from toy.dataset import data_folder, finish_dataset, new_dataset, write_rows
 from toy.merges import learn_merges
-from toy.tokenizer import train_toy_tokenizer
+from toy.tokenizer import toy_tokenizer, train_toy_tokenizer
 from toy.words import (can_be_silent, caption, has_held_out, questions, says_held_out,
                        silent_caption)
 from toy.world import CANVAS, COLORS, SHAPES, SIZES, make_scenes, render_all
@@ -40,16 +40,17 @@ Span = namedtuple("Span", "split first n")
 Told = namedtuple("Told", "scene prompt turns")
 
 
-def build_toy(out, size="nano", n=40_000, seed=0):
+def build_toy(out, size="nano", n=40_000, seed=0, is_speckled=False):
     """
     n scenes of the toy world, and up to 1,000 more for validation, as a data set in the folder
     `out`. Each scene is one row to generate and one to understand. All follows from the seed.
 
-    size   of the network: "nano", "small" or "base"; it decides the canvas
+    size         of the network: "nano", "small" or "base"; it decides the canvas
+    is_speckled  see world.speckled()
     """
     out = data_folder(out)
     canvas = CANVAS[size]
-    tok = shipped_tokenizer(canvas)
+    tok = tokenizer_for(canvas, is_speckled)
     n_image = (canvas // tok.patch) ** 2
     counts = {"train": n, "val": min(n, 1000)}
     chunks = cut("train", 0, counts["train"], CHUNK) + cut("val", 0, counts["val"], CHUNK)
@@ -66,7 +67,8 @@ def build_toy(out, size="nano", n=40_000, seed=0):
             sizes[split, task] = (n_rows, longest_row(task, enc, n_image))
 
     with new_dataset(out, sizes, canvas) as folder:
-        work = partial(write_piece, folder=folder, tok=tok, enc=enc, canvas=canvas, sizes=sizes)
+        work = partial(write_piece, folder=folder, tok=tok, enc=enc, canvas=canvas, sizes=sizes,
+                       speckle=[seed] if is_speckled else None)
         bar = tqdm(total=sum(counts.values()), desc="toy world", unit=" scenes")
         with bar, start_workers(n) as pool:
             for i, chunk in enumerate(chunks):
@@ -76,16 +78,18 @@ def build_toy(out, size="nano", n=40_000, seed=0):
                 for n_scenes in done:
                     bar.update(n_scenes)
         about = {"kind": "toy", "seed": seed, "canvas": canvas, "n_image": n_image}
+        if is_speckled:
+            about["speckled"] = True
         finish_dataset(folder, out, about, merges, tok, sizes)
 
 
-def shipped_tokenizer(canvas):
+def tokenizer_for(canvas, is_speckled):
     """The toy world's image tokenizer in assets/; it is trained first if it is not there."""
-    path = ASSETS / f"tokenizer-{canvas}.pt"
+    path = toy_tokenizer(canvas, is_speckled)
     if not path.exists():
         print(f"{path} is missing: training the image tokenizer for {canvas} x {canvas} pixels "
               "first")
-        train_toy_tokenizer(path, canvas)
+        train_toy_tokenizer(path, canvas, is_speckled=is_speckled)
     return load_tokenizer(path)
 
 
@@ -234,10 +238,12 @@ def results_of(jobs):
                  "nothing was written. Try again, or with a smaller --n")
 
 
-def write_piece(piece, folder, tok, enc, canvas, sizes):
+def write_piece(piece, folder, tok, enc, canvas, sizes, speckle):
     """Draws the scenes of a piece and writes their rows of both tasks. Returns how many."""
     span, told = piece
-    pixels = render_all([t.scene for t in told], canvas)     # (N, canvas, canvas, 3)
+    if speckle:
+        speckle = [*speckle, span.split == "val", span.first]
+    pixels = render_all([t.scene for t in told], canvas, speckle)  # (N, canvas, canvas, 3)
     codes = tok.encode(pixels).numpy()                       # (N, n_image)
     _, longest = sizes[span.split, "understand"]
     to_generate = []

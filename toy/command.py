@@ -12,14 +12,13 @@ import signal
 import sys
 from pathlib import Path
 
-from data import ASSETS
 from tools.device import keep_freed_memory
 from tools.faults import expect_faults
 from tools.flags import Parser, speak_plainly
 from tools.processes import child, rank
 from toy.build import STOPPING, build_toy
 from toy.own import build_real
-from toy.tokenizer import train_toy_tokenizer
+from toy.tokenizer import toy_tokenizer, train_toy_tokenizer
 from toy.world import CANVAS
 
 MOST = 10**8  # as many scenes are some 750 GB
@@ -39,14 +38,14 @@ def main():
         signal.signal(number, stop)
     if args.train_tokenizer:
         canvas = CANVAS[args.size]
-        path = ASSETS / f"tokenizer-{canvas}.pt"
-        train_toy_tokenizer(path, canvas, args.tokenizer_steps, args.seed)
+        path = toy_tokenizer(canvas, args.speckled)
+        train_toy_tokenizer(path, canvas, args.tokenizer_steps, args.seed, args.speckled)
     elif args.json:
         out = args.out or f"data/{Path(args.json).stem}"
         build_real(args.json, args.images, out, args.size, args.seed, args.tokenizer_steps)
     else:
-        out = args.out or f"data/toy-{args.size}"
-        build_toy(out, args.size, args.n, args.seed)
+        out = args.out or f"data/{'speckled' if args.speckled else 'toy'}-{args.size}"
+        build_toy(out, args.size, args.n, args.seed, args.speckled)
         print(f"{out}: {args.n} scenes, each to draw and to ask about")
         print(f"next: python train.py --data {out}")
 
@@ -59,8 +58,11 @@ def read_flags():
                    help="of the network: nano sees 48 x 48 pixels, small and base 72 x 72 "
                         "(64 x 64 of your own pictures)")
     p.add_argument("--n", type=int, help="toy world: scenes to train on (default: 40,000)")
+    p.add_argument("--speckled", action="store_true",
+                   help="toy world: patches of ground have pale shades at random, which nobody can "
+                        "foretell (with an image tokenizer of its own, trained first)")
     p.add_argument("--seed", type=int, default=0, help="everything follows from it")
-    p.add_argument("--out", help="folder to write (default: data/toy-SIZE; "
+    p.add_argument("--out", help="folder to write (default: data/toy-SIZE or data/speckled-SIZE; "
                                  "with --json: data/ and the file's name)")
     p.add_argument("--json", help="LLaVA-style list of records; 'gpt' saying <image> makes a "
                                   "generation pair, else a dialogue")
@@ -92,6 +94,8 @@ def refuse_what_does_nothing(args):
                  "out --json, --out and --n")
     if args.json and args.n:
         sys.exit(f"--n {args.n}: is of the toy world; a data set of --json has all its records")
+    if args.json and args.speckled:
+        sys.exit("--speckled: is of the toy world; leave it out, or --json")
     if args.tokenizer_steps and not args.json and not args.train_tokenizer:
         sys.exit(f"--tokenizer_steps {args.tokenizer_steps}: no image tokenizer is trained for the "
                  "toy world, as it ships; train that anew with --train_tokenizer")
@@ -104,17 +108,19 @@ def stop(signal_number, frame):
 
 def make_if_missing(folder, size):
     """
-    The toy world's data set for a size, made by a process of its own, if its folder is not there.
-    Another folder is not made up: exits with one line.
+    The toy world's data set for a size, speckled or not, made by a process of its own, if its
+    folder is not there. Another folder is not made up: exits with one line.
     """
     if (Path(folder) / "meta.json").exists():
         return
-    if folder != f"data/toy-{size}":
+    is_speckled = folder == f"data/speckled-{size}"
+    if folder != f"data/toy-{size}" and not is_speckled:
         if Path(folder).is_file():
             sys.exit(f"--data {folder}: is a file; wanted is the folder of a data set")
         sys.exit(f"{folder}: no data set here; make one with: python data.py --out FOLDER, or of "
                  "your own pictures: python data.py --json PAIRS.json --images FOLDER --out FOLDER")
     print(f"{folder} is missing: making the toy world first")
     command = Path(__file__).parent.parent / "data.py"
-    if rank == 0 and child(command, "--size", size, "--out", folder, quiet=True):
+    more = ["--speckled"] if is_speckled else []
+    if rank == 0 and child(command, "--size", size, "--out", folder, *more, quiet=True):
         sys.exit(f"{folder}: could not be made (the reason is above)")

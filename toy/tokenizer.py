@@ -14,7 +14,7 @@ import torch
 import torch.nn as nn
 from tqdm import tqdm
 
-from data import ImageTokenizer, load_tokenizer
+from data import ASSETS, ImageTokenizer, load_tokenizer
 from toy.judge import judge, same_scene
 from toy.world import COLORS, PATCHES, make_scenes, render_all
 
@@ -22,18 +22,21 @@ from toy.world import COLORS, PATCHES, make_scenes, render_all
 class ScenePictures:
     """
     The pictures of many scenes, each drawn only when it is asked for: 50,000 would take up to
-    600 MB. pictures[numbers] -> (B, canvas, canvas, 3) uint8, as from an array.
+    600 MB. pictures[numbers] -> (B, canvas, canvas, 3) uint8, as from an array. The same numbers
+    are speckled alike, whatever the scenes.
     """
 
-    def __init__(self, scenes, canvas):
+    def __init__(self, scenes, canvas, speckled):
         self.scenes = scenes
         self.canvas = canvas
+        self.speckled = speckled
 
     def __len__(self):
         return len(self.scenes)
 
     def __getitem__(self, numbers):
-        return render_all([self.scenes[i] for i in numbers], self.canvas)
+        speckle = numbers.tolist() if self.speckled else None
+        return render_all([self.scenes[i] for i in numbers], self.canvas, speckle)
 
 
 def train_image_tokenizer(pictures, steps, patch, lr=2e-3, seed=0, twins=None):
@@ -93,18 +96,23 @@ def save_tokenizer(path, tok, half=False):
         part.unlink(missing_ok=True)  # what did not fit
 
 
-def train_toy_tokenizer(path, canvas, steps=3000, seed=0):
+def toy_tokenizer(canvas, is_speckled=False):
+    """Where the toy world's image tokenizer for a canvas is; speckled pictures have another."""
+    return ASSETS / f"tokenizer-{canvas}{'-speckled' if is_speckled else ''}.pt"
+
+
+def train_toy_tokenizer(path, canvas, steps=3000, seed=0, is_speckled=False):
     """
     The toy world's image tokenizer for a canvas, into a file. Prints what it is worth. A file that
     is there gives way only to one from which the judge reads nearly all pictures.
     """
     scenes = make_scenes(50_000, [seed, 2])
-    pictures = ScenePictures(scenes, canvas)
-    twins = ScenePictures(recolored(scenes, np.random.default_rng(seed)), canvas)
+    pictures = ScenePictures(scenes, canvas, is_speckled)
+    twins = ScenePictures(recolored(scenes, np.random.default_rng(seed)), canvas, is_speckled)
     tok = train_image_tokenizer(pictures, steps, canvas // PATCHES, seed=seed, twins=twins)
     new = path.with_name(f"new-{path.name}")
     save_tokenizer(new, tok, half=True)
-    true, rebuilt, used = ceiling(load_tokenizer(new), canvas)  # as it was saved
+    true, rebuilt, used = ceiling(load_tokenizer(new), canvas, is_speckled)  # as saved
     if path.exists() and rebuilt < .98:
         new.unlink()
         sys.exit(f"{path}: is kept, as the judge parses only {rebuilt:.2%} of the pictures that "
@@ -124,13 +132,13 @@ def recolored(scenes, rng):
     return others
 
 
-def ceiling(tok, canvas, n=2000, seed=2**31 + 1):
+def ceiling(tok, canvas, is_speckled=False, n=2000, seed=2**31 + 1):
     """
     What no drawing can beat, three shares: of true pictures and of reconstructed ones that the
     judge parses exactly, and of the codes that n pictures use.
     """
     scenes = make_scenes(n, seed)
-    pictures = render_all(scenes, canvas)
+    pictures = render_all(scenes, canvas, seed if is_speckled else None)
     codes = tok.encode(pictures)                             # (n, n_image)
     true = share_parsed(scenes, pictures)
     rebuilt = share_parsed(scenes, tok.decode(codes))

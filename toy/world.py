@@ -20,6 +20,7 @@ CANVAS = {"nano": 48, "small": 72, "base": 72}
 PATCHES = 6  # a side
 
 GROUND = (236, 236, 230)
+PALE = 18  # of a pale shade each of red, green and blue is so much more or less
 COLORS = {
     "red": (214, 39, 40),
     "blue": (38, 84, 214),
@@ -219,9 +220,24 @@ def render(scene, canvas=48):
     return picture
 
 
-def render_all(scenes, canvas=48):
-    """Scenes as pictures (N, canvas, canvas, 3) uint8."""
-    return np.stack([np.asarray(render(scene, canvas)) for scene in scenes])
+def render_all(scenes, canvas=48, speckle=None):
+    """Scenes as pictures (N, canvas, canvas, 3) uint8. speckle: a seed, see speckled(); or None"""
+    pictures = np.stack([np.asarray(render(scene, canvas)) for scene in scenes])
+    return pictures if speckle is None else speckled(pictures, np.random.default_rng(speckle))
+
+
+def speckled(pictures, rng):
+    """
+    The same pictures, but each patch that is all ground has one of eight pale shades, at random: so
+    a picture has much in it that nobody can foretell. To the judge the shades are ground.
+    """
+    n, canvas = pictures.shape[:2]
+    side = canvas // PATCHES
+    patches = pictures.reshape(n, PATCHES, side, PATCHES, side, 3)
+    is_ground = (patches == GROUND).all((2, 4, 5), keepdims=True)  # (n, 6, 1, 6, 1, 1)
+    shade = PALE * rng.choice((-1, 1), (n, PATCHES, 1, PATCHES, 1, 3))
+    shaded = np.where(is_ground, patches + shade, patches)
+    return shaded.astype(np.uint8).reshape(pictures.shape)
 
 
 # -------------------------------------------------------------------------------------------------
