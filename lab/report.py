@@ -307,7 +307,7 @@ def rows_of_dots(study, scores):
 
 
 def groups_of_intervals(study, found):
-    """What draw_intervals() draws: [(heading, [(label, gain, half, verdict)])], of what was found."""
+    """What draw_intervals() draws: [(heading, [(label, gain, half, verdict)])]."""
     groups = []
     for arm, rival in study.get("rivals", ()):
         rows = []

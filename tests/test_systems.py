@@ -125,7 +125,7 @@ def test_without_cues_special_tokens_tell_nothing():
 
 
 def test_image_tokens_that_are_not_aligned_are_others_where_they_are_seen():
-    """Each code stands for one other, none for itself; codes that share a digit go on sharing it."""
+    """Each code stands for another. Codes that share a digit go on sharing it."""
     levels = (8, 7)
     codes = torch.arange(56)
     new = shifted(codes, levels)
