@@ -58,8 +58,8 @@ def add_dial(parser):
     add("--full", action=yes_or_no,
         help="attention both ways within a picture to understand, instead of the preset's choice")
     add("--cues", action=yes_or_no,
-        help="whether special tokens differ: without, that a picture or an answer begins or ends is "
-             "one token, which does not tell the task")
+        help="whether special tokens differ: without, that a picture or an answer begins or ends "
+             "is one token, which does not tell the task")
     add("--aligned", action=yes_or_no,
         help="whether an image token means the same seen or drawn: without, tokens that are seen "
              "stand for others")
@@ -276,11 +276,11 @@ def check_reference(args):
         sys.exit(f"--heads: --reference {args.reference} says nothing of single heads; take own, "
                  "or runs: OUT1,OUT2")
     if args.each and args.reference in ("paper", "small", "own"):
-        sys.exit(f"--each {args.each}: --reference {args.reference} is a number a layer; name runs: "
-                 "OUT1,OUT2")
+        sys.exit(f"--each {args.each}: --reference {args.reference} is a number a layer; name "
+                 "runs: OUT1,OUT2")
     if args.each and (args.control or args.heads):
-        sys.exit(f"--each {args.each}: aims at what a network does, row by row; leave --control and "
-                 "--heads out")
+        sys.exit(f"--each {args.each}: aims at what a network does, row by row; leave --control "
+                 "and --heads out")
     if args.control == "swapped" and args.task != "both":
         sys.exit(f"--control swapped: is of two tasks, and --task {args.task} trains one")
 
