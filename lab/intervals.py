@@ -9,13 +9,14 @@ from tools.curves import GRID, INK, Pen
 
 HUES = {"reproduced": (34, 139, 84), "refuted": (120, 120, 126), "unclear": (217, 95, 2),
         "not worth having": (31, 98, 180)}
+OPPOSITE = (200, 40, 60)  # refuted, and the interval lies on the other side of zero
 BAND = (240, 240, 243)
 FURTHEST = 12  # units; what reaches further is cut
 
 # pixels
 LABEL = 170    # the column of labels
 WIDTH = 420    # of the axis
-VERDICT = 140  # the column of verdicts
+VERDICT = 130  # the column of verdicts
 HEADING = 30   # the height of a rival's heading
 ROW = 20
 FOOTER = 42
@@ -55,6 +56,9 @@ def draw_row(pen, y, x, reach, row):
     label, gain, half, verdict = row
     low, high = [max(-reach, min(reach, end)) for end in (gain - half, gain + half)]
     hue = HUES[verdict]
+    if verdict == "refuted" and gain + half < 0:
+        hue = OPPOSITE
+        verdict = "the opposite"
     pen.write(LABEL - 10, y, label, "rm")
     pen.line((LABEL, y + ROW / 2), (LABEL + WIDTH, y + ROW / 2), GRID, 1)
     pen.line((x(low), y), (x(high), y), hue, 2)
