@@ -369,10 +369,11 @@ STUDIES = {
         "seeds": 8,
         "note": "The controls are the network's own curves, the other task's and a constant. If "
                 "AIA helps, and it is refuted that it helps more than they do, what helps is "
-                "restraint.",
-        "rivals": [("weak-small", "weak"), ("weak-paper", "weak"), ("weak-small", "weak-own"),
-                   ("weak-small", "weak-swapped"), ("weak-small", "weak-constant"),
-                   ("weak-paper", "weak-own")],
+                "restraint. That weak-own is compared with weak was added when the runs were "
+                "there.",
+        "rivals": [("weak-small", "weak"), ("weak-paper", "weak"), ("weak-own", "weak"),
+                   ("weak-small", "weak-own"), ("weak-small", "weak-swapped"),
+                   ("weak-small", "weak-constant"), ("weak-paper", "weak-own")],
         "measures": OF_WEAK,
         "tests": {"helps weak": ([("weak-small", "weak"), ("weak-paper", "weak")],
                                  ["loss/understand"]),
