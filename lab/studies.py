@@ -205,6 +205,9 @@ SCORES = ("summary/toy-GenEval", "summary/answered")
 TAKEN_APART = [(arm, "emu3") for arm in OTHERS if arm != "moe"]
 AGAINST_ZERO = [(arm, "zero") for arm in ("without", "emu3", *OTHERS)]
 
+REVISIONS = ("The revisions differ in flags that the older runs have no use for: weak and weak-paper "
+             "of seed 0, made anew at the newer, are the same to the bit.")
+
 # no distances: each arm's is to its own target
 OF_WEAK = {
     "loss/understand": .005, "loss/generate": .002, "summary/toy-GenEval": .02,
@@ -416,7 +419,7 @@ STUDIES = {
         "arms": ["few", "few-small", "few-paper", "few-own", "few-decay", "few-dropout"],
         "seeds": 5,
         "note": "Of 500 scenes. Who stops in time does not learn them by heart, either: hence "
-                "best.",
+                f"best. {REVISIONS}",
         "rivals": [("few-small", "few"), ("few-paper", "few"), ("few-paper", "few-own"),
                    ("few-paper", "few-decay"), ("few-paper", "few-dropout")],
         "measures": {"best/understand": .005, "best/generate": .002} | OF_WEAK,
@@ -432,7 +435,7 @@ STUDIES = {
         "seeds": 5,
         "note": "The other network is main, which began with the same weights: so its heads are "
                 "taken to be alike by their place. weak-main is told a number a layer, weak-maps "
-                "one for each pair of tokens.",
+                f"one for each pair of tokens. {REVISIONS}",
         "rivals": [("weak-row", "weak"), ("weak-head", "weak"), ("weak-token", "weak"),
                    ("weak-maps", "weak-token")],
         "measures": OF_WEAK,
