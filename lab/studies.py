@@ -205,8 +205,8 @@ SCORES = ("summary/toy-GenEval", "summary/answered")
 TAKEN_APART = [(arm, "emu3") for arm in OTHERS if arm != "moe"]
 AGAINST_ZERO = [(arm, "zero") for arm in ("without", "emu3", *OTHERS)]
 
-REVISIONS = ("The revisions differ in flags that the older runs have no use for: weak and weak-paper "
-             "of seed 0, made anew at the newer, are the same to the bit.")
+REVISIONS = ("The revisions differ in flags that older runs have no use for: of seed 0 weak and "
+             "weak-paper, made anew at the newer, are the same to the bit.")
 
 # no distances: each arm's is to its own target
 OF_WEAK = {
