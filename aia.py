@@ -106,7 +106,7 @@ def reference(kind, n_layer, size=None, steps=None, dataset=None, device="cpu", 
     yet.
 
       paper    the published table: layer i of n has the row of Emu3's layer 32 i / n
-      small    those of single-task networks as small as this one. They ship for the toy world and
+      small    those of single-task networks of the same --size. They ship for the toy world and
                size nano; otherwise train.py makes them, in as many steps as its run
       a path   a run's folder, or two with a comma between: what is measured on them
 

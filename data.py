@@ -135,6 +135,8 @@ def load_tokenizer(path, device="cpu"):
         remedy = "copy it from the data set, or make that again"
         if Path(path).parent == ASSETS:
             remedy = "make it anew: python data.py --train_tokenizer, with the --size that needs it"
+            if "speckled" in Path(path).name:
+                remedy += " and --speckled"
         sys.exit(f"{path}: no image tokenizer that can be read ({type(e).__name__}); {remedy}")
     return tok.eval()
 

@@ -41,7 +41,7 @@ from systems import build
 from systems.dial import cost, with_flags
 from systems.flags import (RATIO, dial_of, how_to_resume, phase_begins, read_flags, rows_a_step,
                            stages_of, turned)
-from systems.interleave import SHARE, pick_others, put_behind
+from systems.interleave import SHARE, all_behind, pick_others, put_behind
 from systems.runs import (VERSION, as_saved, load_checkpoint, load_model, next_command,
                           read_config, refuse_other_data)
 from systems.start import begin_with, stage_at, trains
@@ -114,6 +114,10 @@ def look_up_teachers():
         if as_saved(Config(**of_run["model"])) != as_saved(config):  # it is to read the same rows
             sys.exit(f"--each {args.each}: {folder} is of another shape; name a run of the same "
                      "--arch and --size, with the same flags of both")
+        if args.each == "head" and of_run["train"]["seed"] != args.seed:
+            sys.exit(f"--each head: {folder} began with other weights (--seed "
+                     f"{of_run['train']['seed']}), so its heads stand elsewhere; name a run of the "
+                     "same --seed, or take --each row")
         for task in tasks:
             if of_run["train"]["task"] in (task, "both"):
                 networks[task] = network
@@ -154,11 +158,13 @@ for task in tasks:
         sys.exit(f"--n_train {args.n_train}: {args.data} has {n_rows} rows to {task}; take fewer")
     n_train[task] = args.n_train or n_rows
 
-# network: a preset's, of the shape that --size says, for the tokens of this data
+# network: a preset's, for the tokens of this data
 torch.manual_seed(args.seed)
 of_data = {name: data.meta[name] for name in ("block_size", "vocab_size", "first_image", "n_image")}
 if args.interleave:
     of_data["block_size"] *= 2
+    pad = special_id("<|pad|>", data.meta["first_image"])
+    data.rows["val"] = all_behind(data.rows["val"], pad)
 config = Config(args.n_layer, args.n_head, args.n_embd, **of_data, levels=list(tok.levels),
                 patch=tok.patch)
 config = with_flags(config, args.arch, args.match, **dial_of(args))
@@ -251,17 +257,19 @@ def read_rows(step):
             numbers = np.sort(rng.integers(n_train[task], size=n))
             # for classifier-free guidance one picture of ten is drawn without its prompt
             drop = (rng.random(n) < .1) & (task == "generate")
-            others = pick_others(rng, n, n_train) if args.interleave else None
-            chosen[task] = numbers, drop, others
+            chosen[task] = numbers, drop
+    if args.interleave:
+        behind = {task: pick_others(rng, len(numbers), n_train)
+                  for task, (numbers, _) in chosen.items()}
     # part i takes every parts-th row from the i-th on
     batches = []
     parts = world * args.accumulate
     for part in range(rank, parts, world):
-        for task, (numbers, drop, others) in chosen.items():
+        for task, (numbers, drop) in chosen.items():
             arrays = [array[numbers[part::parts]] for array in data.rows["train"][task]]
             if args.interleave:
-                pad = special_id("<|pad|>", config.first_image)
-                arrays[:2] = put_behind(*arrays[:2], others[part::parts], data.rows["train"], pad)
+                others = behind[task][part::parts]
+                arrays[:2] = put_behind(*arrays[:2], others, data.rows["train"], pad)
             batch = model.to_batch(*arrays, drop=drop[part::parts])
             batches.append((task, batch, (~drop).sum()))
     return batches

@@ -2,16 +2,18 @@
 lab/intervals.py: the picture of a study's verdicts, drawn with Pillow: for each rival a row a
 measure, the 95 % interval of the difference as a line, its mean as a dot.
 
-All rows share one axis. Its unit is the smallest difference worth having of each measure: so what
-lies within the grey band is none. The right is the side that is claimed.
+All rows share one axis, whose unit is each measure's smallest difference worth having: what lies
+within the grey band is too small. The right is the side that is claimed.
 """
+from math import ceil
+
 from tools.curves import GRID, INK, Pen
 
 HUES = {"reproduced": (34, 139, 84), "refuted": (120, 120, 126), "unclear": (217, 95, 2),
         "not worth having": (31, 98, 180)}
-OPPOSITE = (200, 40, 60)  # refuted, and the interval lies on the other side of zero
+OPPOSITE = (200, 40, 60)  # see RULE in lab/report.py
 BAND = (240, 240, 243)
-FURTHEST = 12  # units; what reaches further is cut
+FURTHEST = 12  # units; what reaches further ends in an arrow
 
 # pixels
 LABEL = 170    # the column of labels
@@ -27,8 +29,8 @@ def draw_intervals(groups, path):
     Writes a PNG of groups [(heading, [(label, gain, half, verdict)])]: gain and half the width of
     its interval, in units of what is worth having.
     """
-    reach = max([2., *[abs(gain) + half for _, rows in groups for _, gain, half, _ in rows]])
-    reach = min(reach, FURTHEST)
+    reach = max(abs(gain) + half for _, rows in groups for _, gain, half, _ in rows)
+    reach = min(max(2, ceil(reach)), FURTHEST)
     height = sum(HEADING + ROW * len(rows) for _, rows in groups)
     pen = Pen(LABEL + WIDTH + VERDICT, 8 + height + FOOTER)
 
@@ -45,7 +47,7 @@ def draw_intervals(groups, path):
         for row in rows:
             draw_row(pen, y + ROW / 2, x, reach, row)
             y += ROW
-    for units in (-1, 0, 1):
+    for units in (-reach, -1, 0, 1, reach):
         pen.write(x(units), y + 12, f"{units:+d}" if units else "0", "mm")
     pen.write(LABEL + WIDTH / 2, y + 30,
               "difference, in units of the smallest worth having; right: as claimed", "mm")
@@ -62,6 +64,9 @@ def draw_row(pen, y, x, reach, row):
     pen.write(LABEL - 10, y, label, "rm")
     pen.line((LABEL, y + ROW / 2), (LABEL + WIDTH, y + ROW / 2), GRID, 1)
     pen.line((x(low), y), (x(high), y), hue, 2)
+    for end, wanted, tip in ((low, gain - half, -6), (high, gain + half, 6)):
+        if end != wanted:
+            pen.fill([(x(end) + tip, y), (x(end), y - 4), (x(end), y + 4)], hue)
     if abs(gain) <= reach:
         r = 4
         pen.drawing.ellipse(pen.enlarge([(x(gain) - r, y - r), (x(gain) + r, y + r)]), hue)

@@ -14,6 +14,9 @@ from tools.files import first_line
 def scores_of(run, asked):
     """A run's scores.json, and of the benchmarks of our own (see lab/studies.py) what is asked."""
     scores = read(run.folder / "scores.json")
+    if "both tasks" in asked:
+        losses = [of_task["run"] for of_task in scores["loss"].values()]
+        scores["both tasks"] = {"loss": {"run": sum(losses)}}
     if asked & {"best", "correlation", "spread"}:
         history = read(run.folder / "interaction.json")["history"]
         scores |= of_curves(history)
@@ -77,7 +80,7 @@ def values_of(scores, arm, measure):
 
 def sign_of(measure):
     """-1 where less is better, or is claimed."""
-    less = ("loss", "best", "distance", "correlation", "spread", "conflict")
+    less = ("loss", "both", "best", "distance", "correlation", "spread", "conflict")
     return -1 if measure.split("/")[0].split()[0] in less else 1
 
 

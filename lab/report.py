@@ -24,8 +24,9 @@ T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.
 KEPT = "*Kept*: the mean over the seeds and the worst of them reach what is promised."
 RULE = ("*Reproduced*: the 95 % interval of the difference between runs of the same seed lies on "
         "the claimed side of zero. *Refuted*: it does not, and lies below the smallest difference "
-        "worth having. *Not worth having*: reproduced, but the interval lies below that "
-        "difference. *Unclear*: none of these, or fewer than three seeds.")
+        "worth having; *the opposite*, in the picture, if it lies on the other side of zero. "
+        "*Not worth having*: reproduced, but the interval lies below that difference. *Unclear*: "
+        "none of these, or fewer than three seeds.")
 CAVEAT = ("All seeds sit the same exam, so ± and intervals say how runs differ, not how much luck "
           "is in what was asked. Of many intervals of 95 % one in twenty misses, and those beside "
           "one rival share its runs, and so its luck.")

@@ -24,6 +24,7 @@ A study:
 
 A promise is of the first arm. A measure is "benchmark/column" as in scores.json, or of our own:
 
+  both tasks/loss           the sum of the two tasks' losses
   best/TASK                 the least validation loss of all evaluations but the last, which is of
                             other rows
   correlation/over layers   of the two tasks' curves
@@ -114,12 +115,18 @@ ARMS = {
     "thin-paper": {"flags": f"{PULLED} --reference paper", "steps": 400, "from": "thin"},
     # pictures with much in them that nobody can foretell
     "speckled": {"flags": "--exam 30", "steps": 1000, "data": SPECKLED},
-    "speckled-small": {"flags": PULLED, "steps": 400, "from": "speckled", "data": SPECKLED},
+    "speckled-draws": {"flags": "--task generate --batch_size 10 --exam 30", "steps": 1000,
+                       "data": SPECKLED},
+    "speckled-sees": {"flags": "--task understand --batch_size 22 --exam 30", "steps": 1000,
+                      "data": SPECKLED},
+    "speckled-small": {"flags": PULLED, "steps": 400, "from": "speckled", "data": SPECKLED,
+                       "aim": "speckled-draws,speckled-sees"},
     "speckled-paper": {"flags": f"{PULLED} --reference paper", "steps": 400, "from": "speckled",
                        "data": SPECKLED},
     # what a network is not told
-    "told": {"flags": "--exam 30", "steps": 1650},
-    "untold": {"flags": "--no-cues --interleave --exam 30", "steps": 1650},
+    "in-place": {"flags": "--exam 30", "steps": 1650},
+    "told": {"flags": "--interleave --exam 30", "steps": 1650},
+    "untold": {"flags": "--interleave --no-cues --exam 30", "steps": 1650},
     "misaligned": {"flags": "--no-aligned --exam 30", "steps": 1000},
     # every way to take the network apart, in a tenth of the main job
     **{arch: {"flags": f"--arch {arch} {SHORT}", "steps": 550} for arch in PRESETS},
@@ -136,7 +143,7 @@ ARMS = {
     "one-stage": {"flags": f"{UTAMOE} --stages off", "steps": 220, "from": "emu3"},
 }
 
-OTHER_MIXES = ("mix-2-to-1", "mix-4-to-1", "mix-1-to-2")
+OTHER_MIXES = ("mix-2-to-1", "mix-4-to-1", "mix-1-to-2", "weak-small")
 OTHERS = [arch for arch in PRESETS if arch != "emu3"]  # emu3 shares all weights
 N_LAYER = SIZES["nano"][0]
 
@@ -148,9 +155,9 @@ CLAIMS = {
     "moves": ("AIA moves the curves of a network that does both tasks to those of single-task "
               "networks.", f"{AIA}, figure 5"),
     "helps": ("AIA improves both tasks.", AIA),
-    "helps weak": ("AIA helps a weak network that trains on.", f"{AIA}, of Emu3"),
-    "helps few": ("Where rows are few and are learned by heart, AIA helps more than to stop in "
-                  "time.", OURS),
+    "helps weak": ("AIA helps a weak network that trains on to see.", f"{AIA}, of Emu3"),
+    "helps few": ("Where rows are few and are learned by heart, AIA helps to see more than to stop "
+                  "in time.", OURS),
     "content": ("It is the content of its targets that helps, not restraint alone.", OURS),
     "headroom": ("A weak network that is made to attend as one that has learned both tasks learns "
                  "both better.", OURS),
@@ -158,12 +165,15 @@ CLAIMS = {
                 f"{OURS}, as AIA's premise is that these attend better"),
     "fine": ("It is enough to aim at a number for each row, each head of a row, or each token.",
              OURS),
-    "plainly": ("Where rows are few, AIA helps more than weight decay or dropout.", OURS),
+    "plainly": ("Where rows are few, AIA helps to see more than weight decay of 1 or dropout of "
+                "0.1.", OURS),
     "helps shapes": ("AIA helps a weak network that is deeper, or narrower.", OURS),
     "helps speckled": ("AIA helps a weak network whose pictures nobody can foretell.", OURS),
     "helps scratch": ("AIA helps from the first step on.", OURS),
-    "anchor": ("Where nearly all rows are of one task, AIA keeps the other from being forgotten.",
-               OURS),
+    "anchor see": ("Where nearly all rows are to draw, AIA keeps seeing from being forgotten.",
+                   OURS),
+    "anchor draw": ("Where nearly all rows are to see, AIA keeps drawing from being forgotten.",
+                    OURS),
     "every": ("AIA on every step brings the curves nearer than on every fourth, four times as "
               "strong.", "as the paper has it; the default here is the other"),
     "opposed": ("The two tasks' curves are negatively correlated over the layers, in every "
@@ -182,8 +192,8 @@ CLAIMS = {
     "ratio": ("As many rows to draw as to understand is the best mix.", AIA),
     "round trip": ("A network that was taken apart must decode what it drew, and encode it again, "
                    "before it can see it.", AIA),
-    "cues": ("Without any cue to the task the curves are less opposed, and both tasks are learned "
-             "less well.", f"{AIA}, left open"),
+    "cues": ("Without cues to the task beside what is said the curves are less opposed, and both "
+             "tasks are learned less well.", f"{AIA}, left open"),
     "aligned": ("If what is seen and what is drawn have different tokens, both tasks are learned "
                 "less well.", "of a synthetic world, arXiv 2505.23043"),
     "in conflict": ("If what is seen and what is drawn have different tokens, the tasks' gradients "
@@ -205,8 +215,8 @@ SCORES = ("summary/toy-GenEval", "summary/answered")
 TAKEN_APART = [(arm, "emu3") for arm in OTHERS if arm != "moe"]
 AGAINST_ZERO = [(arm, "zero") for arm in ("without", "emu3", *OTHERS)]
 
-REVISIONS = ("The revisions differ in flags that older runs have no use for: of seed 0 weak and "
-             "weak-paper, made anew at the newer, are the same to the bit.")
+REVISIONS = ("The revisions differ in flags that older runs have no use for: of seed 0 weak, "
+             "weak-paper and weak-maps, made anew at the newer, are the same to the bit.")
 
 # no distances: each arm's is to its own target
 OF_WEAK = {
@@ -435,7 +445,10 @@ STUDIES = {
         "seeds": 5,
         "note": "The other network is main, which began with the same weights: so its heads are "
                 "taken to be alike by their place. weak-main is told a number a layer, weak-maps "
-                f"one for each pair of tokens. {REVISIONS}",
+                "one for each pair of tokens; these two, and weak, were known before the study "
+                "was made. A number a layer, a row or a head is aimed at by Huber's loss, one a "
+                "token or a pair by the divergence of the mean over heads: so between head and "
+                f"token the loss changes, too. {REVISIONS}",
         "rivals": [("weak-row", "weak"), ("weak-head", "weak"), ("weak-token", "weak"),
                    ("weak-maps", "weak-token")],
         "measures": OF_WEAK,
@@ -444,12 +457,14 @@ STUDIES = {
     },
     "mix": {
         "question": "With AIA, which mix of the tasks is the best?",
-        "arms": ["mix-1-to-1", "mix-2-to-1", "mix-4-to-1", "mix-1-to-2"],
+        "arms": ["mix-1-to-1", *OTHER_MIXES],
         "seeds": 3,
-        "note": "Rows to draw : rows to understand, while a weak network trains on.",
+        "note": "Rows to draw : rows to understand, while a weak network trains on; weak-small has "
+                "5 : 11. Who has more rows of a task learns that better, so what counts is the sum "
+                "of both losses.",
         "rivals": [("mix-1-to-1", other) for other in OTHER_MIXES],
-        "measures": OF_WEAK,
-        "tests": {"ratio": ([("mix-1-to-1", other) for other in OTHER_MIXES], LOSSES)},
+        "measures": {"both tasks/loss": .005} | OF_WEAK,
+        "tests": {"ratio": ([("mix-1-to-1", other) for other in OTHER_MIXES], ["both tasks/loss"])},
     },
     "skew": {
         "question": "Does AIA keep a task from being forgotten, of which there are few rows?",
@@ -461,9 +476,10 @@ STUDIES = {
         "rivals": [("draw-more-small", "draw-more"), ("draw-more-own", "draw-more"),
                    ("see-more-small", "see-more"), ("see-more-own", "see-more")],
         "measures": OF_WEAK,
-        "tests": {"anchor": ([("draw-more-small", "draw-more"), ("draw-more-own", "draw-more"),
-                              ("see-more-small", "see-more"), ("see-more-own", "see-more")],
-                             LOSSES)},
+        "tests": {"anchor see": ([("draw-more-small", "draw-more"),
+                                  ("draw-more-own", "draw-more")], ["loss/understand"]),
+                  "anchor draw": ([("see-more-small", "see-more"),
+                                   ("see-more-own", "see-more")], ["loss/generate"])},
     },
     "scratch": {
         "question": "Does AIA help from the first step on?",
@@ -494,20 +510,23 @@ STUDIES = {
         "arms": ["speckled", "speckled-small", "speckled-paper"],
         "seeds": 3,
         "note": "Each patch of plain ground has one of eight pale shades at random. small is the "
-                "curves of single-task networks of that world, of 1,000 steps.",
+                "curves of single-task networks of that world, with as many rows of their task as "
+                "speckled has in its 1,000 steps.",
         "rivals": [("speckled-small", "speckled"), ("speckled-paper", "speckled")],
         "measures": OF_WEAK,
         "tests": {"helps speckled": ([("speckled-small", "speckled"),
                                       ("speckled-paper", "speckled")], LOSSES)},
     },
     "cues": {
-        "question": "What if nothing but the words tells the task?",
-        "arms": ["told", "untold"],
+        "question": "What if the special tokens do not tell the task, nor the place in a row?",
+        "arms": ["in-place", "told", "untold"],
         "seeds": 3,
-        "note": "untold: that a picture or an answer begins or ends is one and the same token, and "
-                "half of the rows stand behind another row, which may be of the other task. "
-                "Measured where rows begin, as all exams do.",
-        "rivals": [("told", "untold")],
+        "note": "Of told and untold half of the rows stand behind another row, which may be of the "
+                "other task; losses and curves are of rows that all do, exams of rows that do not. "
+                "For untold that a picture or an answer begins or ends is one and the same token. "
+                "In an exam only what the task asks for may be said, so what a network takes its "
+                "task to be shows in the losses alone.",
+        "rivals": [("told", "untold"), ("in-place", "told")],
         "measures": {"correlation/over layers": .1} | OF_WEAK,
         "tests": {"cues": ([("told", "untold")], ["correlation/over layers", *LOSSES])},
     },
@@ -517,10 +536,20 @@ STUDIES = {
         "seeds": 5,
         "note": "misaligned: of a picture that is seen each digit of each token is shifted by one, "
                 "so alone seeing is as easy as it was.",
-        "rivals": [("weak", "misaligned"), ("misaligned", "weak")],
-        "measures": OF_WEAK | {f"conflict {matrix}/mean": .1 for matrix in MATRICES},
-        "tests": {"aligned": ([("weak", "misaligned")], LOSSES),
-                  "in conflict": ([("misaligned", "weak")],
+        "rivals": [("weak", "misaligned")],
+        "measures": OF_WEAK,
+        "tests": {"aligned": ([("weak", "misaligned")], LOSSES)},
+    },
+    "clash": {
+        "question": "Do gradients conflict where what is seen and what is drawn have different "
+                    "tokens?",
+        "arms": ["misaligned", "weak"],
+        "seeds": 5,
+        "note": "Measured where a run's second phase begins, at step 600. Only of a cosine below "
+                "-0.1 it is said that it is worth the name.",
+        "rivals": [("misaligned", "zero"), ("misaligned", "weak")],
+        "measures": {f"conflict {matrix}/mean": .1 for matrix in MATRICES},
+        "tests": {"in conflict": ([("misaligned", "zero")],
                                   [f"conflict {matrix}/mean" for matrix in MATRICES])},
     },
 }

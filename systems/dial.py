@@ -59,7 +59,7 @@ def contradiction(config, flags):
     if not 1 <= config.experts <= 1000:
         return "wanted are 1 to 1,000 experts"
     if not config.aligned and config.see != "tokens":
-        return "image tokens that are not seen cannot mean something else; see tokens"
+        return "--no-aligned is of networks that see tokens; add --see tokens"
     if not has_router and (config.experts > 1 or config.shared):
         return ("experts and a shared one need a router (--route learned | supervised | oracle), "
                 "or --experts 1 --no-shared")

@@ -58,11 +58,11 @@ def add_dial(parser):
     add("--full", action=yes_or_no,
         help="attention both ways within a picture to understand, instead of the preset's choice")
     add("--cues", action=yes_or_no,
-        help="whether special tokens differ: without, that a picture or an answer begins or ends "
-             "is one token, which does not tell the task")
+        help="whether special tokens differ: without, <|boi|>, <|eoi|>, <|answer|> and <|end|> are "
+             "read as one token, which does not tell the task (default: yes, or as in --init_from)")
     add("--aligned", action=yes_or_no,
         help="whether an image token means the same seen or drawn: without, tokens that are seen "
-             "stand for others")
+             "stand for others (default: yes, or as in --init_from)")
     add("--match", choices=MATCH,
         help="scale the width so that this comes nearest to emu3's: active: FLOPs a token; "
              "parameters: those that a token has a use for; total: all of them")
@@ -101,7 +101,8 @@ def add_training(parser):
     add("--each", choices=("row", "head", "token", "pair"),
         help="aim at what the reference's networks do in each row, each head of each row, each "
              "token, each pair of tokens, in place of their mean over rows: slow, to see how much "
-             "there is to gain. The reference is to be runs of the same --arch and --size")
+             "there is to gain. The reference is to be runs of the same --arch and --size, and for "
+             "heads, which are taken to be alike by their place, of the same --seed")
     add("--maps", action="store_const", const="pair", dest="each", help="the same as --each pair")
     add("--aia_fade", action="store_true",
         help="AIA's weight falls to zero in a line, from where its phase begins")
@@ -115,14 +116,15 @@ def add_training(parser):
         help="shape of the network (default: with --init_from that run's; else nano without a GPU, "
              "small with one)")
     for name, what in zip(SHAPE, ("blocks", "attention heads", "channels")):
-        add(f"--{name}", type=int, help=f"{what}, instead of the size's")
+        add(f"--{name}", type=int,
+            help=f"{what}, instead of the size's (--reference small stays the size's)")
     add("--data", help="folder of a data set (default: with --init_from that run's; else "
-                          "data/toy-SIZE, made if missing)")
+                          "data/toy-SIZE, made if missing, as data/speckled-SIZE is)")
     add("--n_train", type=int,
         help="train on the first so many rows of each task only (default: all)")
     add("--interleave", action="store_true",
-        help="half of the rows stand behind another row of either task, so that the place in the "
-             "row does not tell the task")
+        help="half of the rows, and all that validate, stand behind another row of either task, so "
+             "that the place in the row does not tell the task")
     add("--out", help="folder of the run (default: out/ and what it is, such as out/aia-nano or "
                       "out/evev2-nano)")
     add("--steps", type=int,
@@ -146,7 +148,8 @@ def add_training(parser):
         help="of the matrices that Muon trains: in a step they lose so much of themselves, times "
              "the learning rate")
     add("--dropout", type=float, default=0.,
-        help="share of what a layer adds to the residual stream that is left out in training")
+        help="share of what a layer adds to the residual stream that is left out in training; what "
+             "that is depends on --accumulate, too")
     add("--seed", type=int, default=0, help="of weights and of the order of the data")
     add("--device", help="cpu | cuda | mps (default: what is there)")
     add("--dtype", choices=("float32", "bfloat16"),
@@ -179,9 +182,9 @@ def read_flags():
     check_numbers(args)
     check_ratio(args)
     check_reference(args)
-    check_dial(args)
     args.device = find_device(args.device)
     fill_in(args)
+    check_dial(args)
     if args.aia and phase_begins(args) >= args.steps:
         sys.exit(f"--aia_start {args.aia_start}: leaves none of the {args.steps} steps to AIA; "
                  "take less")
@@ -213,7 +216,8 @@ def take_from_run(args):
     config = read_config(args.out)
     args.data = args.data or config["train"]["data"]
     is_there = (Path(args.data) / "meta.json").exists()
-    if not is_there and args.data != f"data/toy-{config['train']['size']}":
+    made = [f"data/{kind}-{config['train']['size']}" for kind in ("toy", "speckled")]
+    if not is_there and args.data not in made:  # see make_if_missing()
         sys.exit(f"--resume: the data set of {args.out} is not in {args.data}; "
                  "say where it is: --data FOLDER")
     of_now = ["resume", "out", "data", "device", *given]
@@ -222,6 +226,8 @@ def take_from_run(args):
     for name, value in config["train"].items():
         if name not in of_now:
             setattr(args, name, value)
+    if config["train"].get("maps"):  # an older run's word for it
+        args.each = "pair"
 
 
 def check_numbers(args):
@@ -232,6 +238,8 @@ def check_numbers(args):
             continue
         if name in ("aia_start", "dropout") and not 0 <= value <= 1:
             sys.exit(f"--{name} {value}: wanted is a share from 0 to 1")
+        if name == "dropout" and value == 1:
+            sys.exit("--dropout 1: nothing would be learned; wanted is less than 1")
         if value == float("inf"):
             sys.exit(f"--{name} {value}: wanted is a finite number")
         if not value >= least:
@@ -306,6 +314,9 @@ def fill_in(args):
     on_gpu = args.device.startswith("cuda")
     args.size = args.size or before.get("size", "small" if on_gpu else "nano")
     args.data = args.data or before.get("data", f"data/toy-{args.size}")
+    for name in ("cues", "aligned"):  # without them weights mean something else
+        if getattr(args, name) is None:
+            setattr(args, name, before.get(name))
     shape = dict(zip(SHAPE, SIZES[args.size]))
     if args.size == before.get("size"):
         shape |= {name: before[name] for name in SHAPE if name in before}
@@ -349,7 +360,7 @@ def name_of_run(args):
     if args.arch != "emu3":
         words.append(args.arch)
     if tuple(getattr(args, name) for name in SHAPE) != SIZES[args.size]:
-        words.append(f"{args.n_layer}x{args.n_embd}")
+        words.append(f"{args.n_layer}x{args.n_head}x{args.n_embd}")
     words += turned(args)
     if args.match:
         words.append(f"match-{args.match}")

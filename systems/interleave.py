@@ -3,22 +3,36 @@ systems/interleave.py: rows that stand behind other rows (--interleave).
 
 In a row the place tells the task: what begins with words is to be drawn, what begins with a picture
 is asked about. Behind another row it does not. With --no-cues, which takes the differences of the
-special tokens away, nothing but what is said tells the task: the paper's open question.
+special tokens away, all that tells the task is what is said: the paper's open question. (But for
+<|null|>, which stands for the prompt of one picture in ten.)
 """
 import numpy as np
 
-SHARE = .5  # of the rows stand behind another; the others begin, as the rows of an exam do
+SHARE = .5  # of the rows to train on stand behind another; an exam's rows do not
 
 
-def pick_others(rng, n, n_train):
-    """What n rows stand behind: for each a row of either task, (task, number), or None."""
-    tasks = list(n_train)
+def pick_others(rng, n, n_rows, share=SHARE):
+    """
+    What n rows stand behind: for a share of them a row of either task, (task, number), else None.
+    n_rows: {task: how many there are}.
+    """
+    tasks = list(n_rows)
     others = []
     for _ in range(n):
         task = tasks[rng.integers(len(tasks))]
-        number = rng.integers(n_train[task])
-        others.append((task, number) if rng.random() < SHARE else None)
+        number = rng.integers(n_rows[task])
+        others.append((task, number) if rng.random() < share else None)
     return others
+
+
+def all_behind(rows, pad, seed=0):
+    """The rows of a split, {task: arrays}, all behind another."""
+    n_rows = {task: len(arrays[0]) for task, arrays in rows.items()}
+    behind = {}
+    for task, (ids, roles, *pixels) in rows.items():
+        others = pick_others(np.random.default_rng(seed), len(ids), n_rows, share=1)
+        behind[task] = (*put_behind(ids, roles, others, rows, pad), *pixels)
+    return behind
 
 
 def put_behind(ids, roles, others, rows, pad):
@@ -37,8 +51,10 @@ def put_behind(ids, roles, others, rows, pad):
             row = np.concatenate((before, row[1:]))  # there is one <|bos|>
             role = np.concatenate((np.zeros_like(role, shape=len(before)), role[1:]))
         joined.append((row, role))
-    longest = max(len(row) for row, _ in joined)
-    ids = np.full((len(joined), longest), pad)
+    # few widths, as layers are compiled for each
+    width = -(-max(len(row) for row, _ in joined) // 32) * 32
+    width = min(width, 2 * max(arrays[0].shape[1] for arrays in rows.values()))
+    ids = np.full((len(joined), width), pad)
     roles = np.zeros_like(ids)
     for i, (row, role) in enumerate(joined):
         ids[i, :len(row)] = row

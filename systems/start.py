@@ -112,7 +112,8 @@ def start_from_run(model, run, data, device):
     mine = as_saved(model.config)
     free = (*model.config.DIAL, "block_size")  # what start_from() bridges
     same_shape = all(mine[name] == value for name, value in theirs.items() if name not in free)
-    same_network = theirs == mine
+    longest = mine["block_size"]  # of the rows; no weight depends on it
+    same_network = theirs | {"block_size": longest} == mine
     refuse_other_data(run, about, data, "--init_from")
     if not same_shape or (theirs["split"] and not same_network):
         trained = about["train"]

@@ -20,7 +20,7 @@ from sample import answer, draw
 from systems import build
 from systems.dial import cost, with_flags
 from systems.flags import name_of_run, rows_a_step
-from systems.interleave import pick_others, put_behind
+from systems.interleave import all_behind, pick_others, put_behind
 from systems.runs import VERSION, latest_run, load_model, next_command
 from systems.start import source_of, start_from, start_from_run, trains
 from tests.common import every_place, same, small_config, small_model, task_batch, weights
@@ -167,9 +167,19 @@ def test_a_row_behind_another_is_the_same_row(toy):
     batch = model.to_batch(new_ids, new_roles)
     assert not batch["generated"].any(), "what was drawn before is seen now"
 
+    rows = toy.rows["val"]
+    behind = all_behind(rows, pad)
+    for task in TASKS:
+        assert len(behind[task]) == len(rows[task])
+        ids, roles = behind[task][:2]
+        assert ((ids != pad).sum(1) > (rows[task][0] != pad).sum(1)).all()
+        assert (roles > 0).sum() == (rows[task][1] > 0).sum()
+
 
 def test_half_of_the_rows_stand_behind_another_of_either_task():
-    others = pick_others(np.random.default_rng(0), 4000, {"generate": 3, "understand": 2})
+    n_rows = {"generate": 3, "understand": 2}
+    assert None not in pick_others(np.random.default_rng(0), 100, n_rows, share=1)
+    others = pick_others(np.random.default_rng(0), 4000, n_rows)
     assert others.count(None) / 4000 == pytest.approx(.5, abs=.05)
     tasks = [task for task, _ in filter(None, others)]
     assert tasks.count("generate") / len(tasks) == pytest.approx(.5, abs=.05)
@@ -199,7 +209,7 @@ def test_no_other_width_comes_nearer_to_equal_cost(match, which):
     ({"split": ("ends",), "route": "modality"}, "ends go by task"),
     ({"experts": 2}, "need a router"),
     ({"shared": True}, "need a router"),
-    ({"aligned": False, "see": "patches"}, "see tokens")])
+    ({"aligned": False, "see": "patches"}, "of networks that see tokens")])
 def test_flags_that_contradict_each_other_are_refused(flags, why):
     with pytest.raises(ValueError, match=why):
         with_flags(small_config(), "emu3", **flags)
@@ -220,7 +230,7 @@ def test_a_run_is_named_by_what_it_is():
             ({"aia": .1, "reference": "out/mine", "control": "swapped"}, "aia-swapped"),
             ({"n_train": 500, "task": "generate"}, "n500-generate"),
             ({"n_layer": 12, "n_embd": 64, "cues": False, "interleave": True},
-             "interleave-12x64-no-cues"),
+             "interleave-12x4x64-no-cues"),
             ({"arch": "evev2", "match": "active"}, "evev2-match-active"),
             ({"split": ("qkv", "ffn"), "route": "task"}, "qkv+ffn-task"),
             ({"split": (), "own_head": False, "full": True}, "none-no-own_head-full")):

@@ -25,7 +25,7 @@ from tools.device import keep_freed_memory
 from tools.processes import die_with_parent
 from toy.dataset import data_folder, finish_dataset, new_dataset, write_rows
 from toy.merges import learn_merges
-from toy.tokenizer import toy_tokenizer, train_toy_tokenizer
+from toy.tokenizer import tokenizer_path, train_toy_tokenizer
 from toy.words import (can_be_silent, caption, has_held_out, questions, says_held_out,
                        silent_caption)
 from toy.world import CANVAS, COLORS, SHAPES, SIZES, make_scenes, render_all
@@ -85,7 +85,7 @@ def build_toy(out, size="nano", n=40_000, seed=0, is_speckled=False):
 
 def tokenizer_for(canvas, is_speckled):
     """The toy world's image tokenizer in assets/; it is trained first if it is not there."""
-    path = toy_tokenizer(canvas, is_speckled)
+    path = tokenizer_path(canvas, is_speckled)
     if not path.exists():
         print(f"{path} is missing: training the image tokenizer for {canvas} x {canvas} pixels "
               "first")

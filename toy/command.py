@@ -18,7 +18,7 @@ from tools.flags import Parser, speak_plainly
 from tools.processes import child, rank
 from toy.build import STOPPING, build_toy
 from toy.own import build_real
-from toy.tokenizer import toy_tokenizer, train_toy_tokenizer
+from toy.tokenizer import tokenizer_path, train_toy_tokenizer
 from toy.world import CANVAS
 
 MOST = 10**8  # as many scenes are some 750 GB
@@ -38,7 +38,7 @@ def main():
         signal.signal(number, stop)
     if args.train_tokenizer:
         canvas = CANVAS[args.size]
-        path = toy_tokenizer(canvas, args.speckled)
+        path = tokenizer_path(canvas, args.speckled)
         train_toy_tokenizer(path, canvas, args.tokenizer_steps, args.seed, args.speckled)
     elif args.json:
         out = args.out or f"data/{Path(args.json).stem}"
@@ -97,8 +97,9 @@ def refuse_what_does_nothing(args):
     if args.json and args.speckled:
         sys.exit("--speckled: is of the toy world; leave it out, or --json")
     if args.tokenizer_steps and not args.json and not args.train_tokenizer:
-        sys.exit(f"--tokenizer_steps {args.tokenizer_steps}: no image tokenizer is trained for the "
-                 "toy world, as it ships; train that anew with --train_tokenizer")
+        more = " --speckled" if args.speckled else ""
+        sys.exit(f"--tokenizer_steps {args.tokenizer_steps}: no data set of the toy world trains "
+                 f"its image tokenizer anew; do it with --train_tokenizer{more}")
 
 
 def stop(signal_number, frame):
@@ -114,7 +115,7 @@ def make_if_missing(folder, size):
     if (Path(folder) / "meta.json").exists():
         return
     is_speckled = folder == f"data/speckled-{size}"
-    if folder != f"data/toy-{size}" and not is_speckled:
+    if not is_speckled and folder != f"data/toy-{size}":
         if Path(folder).is_file():
             sys.exit(f"--data {folder}: is a file; wanted is the folder of a data set")
         sys.exit(f"{folder}: no data set here; make one with: python data.py --out FOLDER, or of "

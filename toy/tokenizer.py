@@ -96,7 +96,7 @@ def save_tokenizer(path, tok, half=False):
         part.unlink(missing_ok=True)  # what did not fit
 
 
-def toy_tokenizer(canvas, is_speckled=False):
+def tokenizer_path(canvas, is_speckled=False):
     """Where the toy world's image tokenizer for a canvas is; speckled pictures have another."""
     return ASSETS / f"tokenizer-{canvas}{'-speckled' if is_speckled else ''}.pt"
 
