@@ -215,8 +215,9 @@ SCORES = ("summary/toy-GenEval", "summary/answered")
 TAKEN_APART = [(arm, "emu3") for arm in OTHERS if arm != "moe"]
 AGAINST_ZERO = [(arm, "zero") for arm in ("without", "emu3", *OTHERS)]
 
-REVISIONS = ("The revisions differ in flags that older runs have no use for: of seed 0 weak, "
-             "weak-paper and weak-maps, made anew at the newer, are the same to the bit.")
+REVISIONS = ("Some of its runs, or those it starts from, are older than the flags of others, for "
+             "which they have no use: of seed 0 weak, weak-paper and weak-maps, made anew with the "
+             "newer code, are the same to the bit.")
 
 # no distances: each arm's is to its own target
 OF_WEAK = {
