@@ -64,8 +64,8 @@ def draw_row(pen, y, x, reach, row):
     pen.write(LABEL - 10, y, label, "rm")
     pen.line((LABEL, y + ROW / 2), (LABEL + WIDTH, y + ROW / 2), GRID, 1)
     pen.line((x(low), y), (x(high), y), hue, 2)
-    for end, wanted, tip in ((low, gain - half, -6), (high, gain + half, 6)):
-        if end != wanted:
+    for end, tip, is_cut in ((-reach, -6, gain - half < -reach), (reach, 6, gain + half > reach)):
+        if is_cut:
             pen.fill([(x(end) + tip, y), (x(end), y - 4), (x(end), y + 4)], hue)
     if abs(gain) <= reach:
         r = 4
