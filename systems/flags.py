@@ -115,9 +115,10 @@ def add_training(parser):
     add("--size", choices=SIZES,
         help="shape of the network (default: with --init_from that run's; else nano without a GPU, "
              "small with one)")
-    for name, what in zip(SHAPE, ("blocks", "attention heads", "channels")):
-        add(f"--{name}", type=int,
-            help=f"{what}, instead of the size's (--reference small stays the size's)")
+    add("--n_layer", type=int,
+        help="blocks, instead of the size's (--reference small stays the size's)")
+    add("--n_head", type=int, help="attention heads, instead of the size's")
+    add("--n_embd", type=int, help="channels, instead of the size's")
     add("--data", help="folder of a data set (default: with --init_from that run's; else "
                           "data/toy-SIZE, made if missing, as data/speckled-SIZE is)")
     add("--n_train", type=int,
