@@ -18,7 +18,7 @@ from tools.flags import Parser, speak_plainly
 from tools.processes import child, rank
 from toy.build import STOPPING, build_toy
 from toy.own import build_real
-from toy.tokenizer import tokenizer_path, train_toy_tokenizer
+from toy.tokenizer import steps_for, tokenizer_path, train_toy_tokenizer
 from toy.world import CANVAS
 
 MOST = 10**8  # as many scenes are some 750 GB
@@ -70,7 +70,7 @@ def read_flags():
     p.add_argument("--train_tokenizer", action="store_true",
                    help="train the toy world's image tokenizer anew, into assets/")
     p.add_argument("--tokenizer_steps", type=int,
-                   help="steps to train an image tokenizer (default: 3,000)")
+                   help="steps to train an image tokenizer (default: 3,000; speckled 5,500)")
     args = p.parse_args()
     for name in ("n", "tokenizer_steps"):
         value = getattr(args, name)
@@ -78,7 +78,7 @@ def read_flags():
             sys.exit(f"--{name} {value}: wanted is a number from 1 to {MOST:,}")
     refuse_what_does_nothing(args)
     args.n = args.n or 40_000
-    args.tokenizer_steps = args.tokenizer_steps or 3000
+    args.tokenizer_steps = args.tokenizer_steps or steps_for(args.speckled)
     if not 0 <= args.seed < EXAM_SEED:
         why = "; those above are the exam's" if args.seed > 0 else ""
         sys.exit(f"--seed {args.seed}: wanted is a number from 0 to {EXAM_SEED - 1:,}{why}")
