@@ -157,14 +157,15 @@ for task in tasks:
     if args.n_train and args.n_train > n_rows:
         sys.exit(f"--n_train {args.n_train}: {args.data} has {n_rows} rows to {task}; take fewer")
     n_train[task] = args.n_train or n_rows
+if args.interleave:
+    pad = special_id("<|pad|>", data.meta["first_image"])
+    data.rows["val"] = all_behind(data.rows["val"], pad)
 
 # network: a preset's, for the tokens of this data
 torch.manual_seed(args.seed)
 of_data = {name: data.meta[name] for name in ("block_size", "vocab_size", "first_image", "n_image")}
 if args.interleave:
-    of_data["block_size"] *= 2
-    pad = special_id("<|pad|>", data.meta["first_image"])
-    data.rows["val"] = all_behind(data.rows["val"], pad)
+    of_data["block_size"] *= 2  # a row and another before it
 config = Config(args.n_layer, args.n_head, args.n_embd, **of_data, levels=list(tok.levels),
                 patch=tok.patch)
 config = with_flags(config, args.arch, args.match, **dial_of(args))
@@ -406,7 +407,8 @@ for step in range(first_step, args.steps + 1):
         stage = stage_at(step, stages)
         net = enter(stage)
         tokens = sum(stage["rows"][task] * longest[task] for task in tasks)  # of a step
-        tokens *= 1 + SHARE * args.interleave  # before some rows stands another
+        if args.interleave:
+            tokens *= 1 + SHARE  # before some rows stands another
         if len(stages) > 1:
             training = sum(p.numel() for p in model.parameters() if p.requires_grad)
             rows = " and ".join(f"{n} rows to {task}" for task, n in stage["rows"].items())

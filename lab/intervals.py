@@ -30,7 +30,7 @@ def draw_intervals(groups, path):
     its interval, in units of what is worth having.
     """
     reach = max(abs(gain) + half for _, rows in groups for _, gain, half, _ in rows)
-    reach = min(max(2, ceil(reach)), FURTHEST)
+    reach = ceil(min(max(2, reach), FURTHEST))  # of one seed alone it is infinite
     height = sum(HEADING + ROW * len(rows) for _, rows in groups)
     pen = Pen(LABEL + WIDTH + VERDICT, 8 + height + FOOTER)
 
@@ -64,10 +64,16 @@ def draw_row(pen, y, x, reach, row):
     pen.write(LABEL - 10, y, label, "rm")
     pen.line((LABEL, y + ROW / 2), (LABEL + WIDTH, y + ROW / 2), GRID, 1)
     pen.line((x(low), y), (x(high), y), hue, 2)
-    for end, tip, is_cut in ((-reach, -6, gain - half < -reach), (reach, 6, gain + half > reach)):
-        if is_cut:
-            pen.fill([(x(end) + tip, y), (x(end), y - 4), (x(end), y + 4)], hue)
+    if gain - half < -reach:
+        draw_arrow(pen, x(-reach), y, -6, hue)
+    if gain + half > reach:
+        draw_arrow(pen, x(reach), y, 6, hue)
     if abs(gain) <= reach:
         r = 4
         pen.drawing.ellipse(pen.enlarge([(x(gain) - r, y - r), (x(gain) + r, y + r)]), hue)
     pen.write(LABEL + WIDTH + 12, y, verdict, "lm")
+
+
+def draw_arrow(pen, x, y, length, hue):
+    """To the right, or if its length is below 0 to the left."""
+    pen.fill([(x + length, y), (x, y - 4), (x, y + 4)], hue)

@@ -439,7 +439,7 @@ def test_what_is_gained_lies_on_the_right_and_beyond_the_band(tmp_path):
     """
     rows = [("large", 5., 1., "reproduced"), ("none", 0., .5, "unclear"),
             ("huge", 90., 95., "unclear"), ("harm", -5., 1., "refuted"),
-            ("out", -50., 10., "refuted")]
+            ("out", -50., 10., "refuted"), ("of one seed", 0., math.inf, "unclear")]
     draw_intervals([("ours - theirs", rows)], tmp_path / "drawn.png")
     drawn = np.asarray(Image.open(tmp_path / "drawn.png").convert("RGB")).astype(int)
     red, green, blue = drawn.transpose(2, 0, 1)
@@ -447,7 +447,7 @@ def test_what_is_gained_lies_on_the_right_and_beyond_the_band(tmp_path):
     unit = intervals.WIDTH / 2 / intervals.FURTHEST
     top = 8 + intervals.HEADING
     for i, (first, last) in enumerate(((4, 6), (-.5, .5), (-5, 12), (-6, -4),
-                                      (-12, -12))):
+                                      (-12, -12), (-12, 12))):
         line = slice(top + i * intervals.ROW, top + (i + 1) * intervals.ROW)
         is_ink = (green - red > 50) if i == 0 else (red - blue > 100)
         columns = is_ink[line].any(0).nonzero()[0]
