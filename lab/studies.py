@@ -69,6 +69,8 @@ ARMS = {
     "weak-maps": {"flags": f"{PULLED} --maps", "steps": 400, "from": "weak", "aim": "main"},
     "weak-apart": {"flags": f"{PULLED} --maps", "steps": 400, "from": "weak",
                    "aim": "draws,sees"},
+    "weak-apart-token": {"flags": f"{PULLED} --each token", "steps": 400, "from": "weak",
+                         "aim": "draws,sees"},
     "weak-row": {"flags": f"{PULLED} --each row", "steps": 400, "from": "weak", "aim": "main"},
     "weak-head": {"flags": f"{PULLED} --each head", "steps": 400, "from": "weak", "aim": "main"},
     "weak-token": {"flags": f"{PULLED} --each token", "steps": 400, "from": "weak",
@@ -161,7 +163,7 @@ CLAIMS = {
     "content": ("It is the content of its targets that helps, not restraint alone.", OURS),
     "headroom": ("A weak network that is made to attend as one that has learned both tasks learns "
                  "both better.", OURS),
-    "premise": ("So does one that is made to attend as single-task networks do, token by token.",
+    "premise": ("So does one that is made to attend as single-task networks do.",
                 f"{OURS}, as AIA's premise is that these attend better"),
     "fine": ("It is enough to aim at a number for each row, each head of a row, or each token.",
              OURS),
@@ -368,14 +370,16 @@ STUDIES = {
     },
     "premise": {
         "question": "Do single-task networks attend in a way that is worth learning from?",
-        "arms": ["weak", "weak-maps", "weak-apart"],
+        "arms": ["weak", "weak-token", "weak-maps", "weak-apart-token", "weak-apart"],
         "seeds": 5,
         "note": "weak-apart is held to the whole attention of two single-task networks, which "
                 "began with the same weights and had as many rows of their task; weak-maps to that "
-                "of one network that learned both.",
-        "rivals": [("weak-apart", "weak"), ("weak-apart", "weak-maps")],
+                "of one network that learned both. token: to a number for each token that looks, "
+                f"as AIA has one for a layer. {REVISIONS}",
+        "rivals": [("weak-apart-token", "weak"), ("weak-apart", "weak"),
+                   ("weak-apart-token", "weak-token"), ("weak-apart", "weak-maps")],
         "measures": OF_WEAK,
-        "tests": {"premise": ([("weak-apart", "weak")], LOSSES)},
+        "tests": {"premise": ([("weak-apart-token", "weak"), ("weak-apart", "weak")], LOSSES)},
     },
     "weak": {
         "question": "Does AIA help a weak network that trains on, and does its target matter?",
