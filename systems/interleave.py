@@ -42,18 +42,22 @@ def put_behind(ids, roles, others, rows, pad):
     """
     joined = []
     for row, role, other in zip(ids, roles, others, strict=True):
-        length = (row != pad).sum()  # rows are padded on the right
-        row, role = row[:length], role[:length]
+        row, role = row[row != pad], role[row != pad]
         if other:
             task, number = other
             before = rows[task][0][number]
             before = before[before != pad]
             row = np.concatenate((before, row[1:]))  # there is one <|bos|>
-            role = np.concatenate((np.zeros_like(role, shape=len(before)), role[1:]))
+            role = np.concatenate((np.zeros_like(before, role.dtype), role[1:]))
         joined.append((row, role))
-    # few widths, as layers are compiled for each
-    width = -(-max(len(row) for row, _ in joined) // 32) * 32
-    width = min(width, 2 * max(arrays[0].shape[1] for arrays in rows.values()))
+    most = 2 * max(arrays[0].shape[1] for arrays in rows.values())
+    return padded(joined, most, pad)
+
+
+def padded(joined, most, pad):
+    """Rows [(ids, roles)] -> ids, roles (B, T), of few widths, as layers are compiled for each."""
+    longest = max(len(row) for row, _ in joined)
+    width = min(-(-longest // 32) * 32, most)
     ids = np.full((len(joined), width), pad)
     roles = np.zeros_like(ids)
     for i, (row, role) in enumerate(joined):
