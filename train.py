@@ -49,7 +49,7 @@ from tools import processes
 from tools.balance import put_back, set_aside
 from tools.curves import draw_curves
 from tools.device import compile_layers, keep_freed_memory, name_of, peak_flops, set_products
-from tools.files import lock, save_json, save_state
+from tools.files import lock, save_json, save_state, unlock
 from tools.log import Log
 from tools.muon import optimizers
 from tools.processes import rank, world
@@ -75,6 +75,9 @@ def stop(*_):
 def train_reference(task):
     """A single-task network of the same size, with as many rows of its task as this run has."""
     folder = f"{data.folder}/reference-{args.size}-{args.whole}-{task}"
+    if not lock(data.folder):
+        sys.exit(f"{data.folder}: another run trains its references there; once they are there, "
+                 "start this one again")
     shutil.rmtree(folder, ignore_errors=True)  # of an earlier attempt
     print(f"no reference to {task} for {args.data} at size {args.size} yet: "
           f"training a single-task network in {folder}")
@@ -88,6 +91,7 @@ def train_reference(task):
     curves = aia.small_curves(data, args.size, args.whole)  # of the other task, if it is there
     curves |= aia.measured_curves([folder], data, device)
     save_json(aia.small_file(data, args.size, args.whole), curves)
+    unlock(data.folder)
 
 
 def look_up_reference():

@@ -25,6 +25,7 @@ from systems.flags import read_flags
 from systems.runs import load_model
 from tests.common import (HERE, as_if_trained_for, free_ports, names_of, run, same, short_run,
                           train, weights)
+from tools.files import lock, unlock
 from tools.muon import Muon
 
 pytest_plugins = "tests.fixtures"
@@ -344,13 +345,42 @@ def test_a_weight_that_fades_is_half_of_itself_half_way(toy, tmp_path, quick):
     assert same(weights(tmp_path / "fades"), weights(tmp_path / "half"))
 
 
-def test_a_missing_reference_is_trained_and_kept(toy, tmp_path, quick):
-    """Only the toy world has shipped curves; two short single-task runs make those of others."""
-    folder = tmp_path / "mine"
+def test_two_runs_do_not_train_one_missing_reference_at_once(toy, tmp_path, quick):
+    """The second would begin by removing what the first has so far."""
+    mine = as_if_real(toy, tmp_path / "mine")
+    begun = mine.folder / "reference-nano-20-generate"
+    begun.mkdir()
+    ours = [sys.executable, "-c", "import sys, time; from tools.files import lock, unlock; "
+            "print(lock(sys.argv[1]), flush=True); input(); unlock(sys.argv[1]); print(); input()",
+            str(mine.folder)]
+    first = subprocess.Popen(ours, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                             cwd=HERE)
+    try:
+        assert first.stdout.readline() == "True\n"
+        flags = ("--aia", .1, "--reference", "small")
+        assert "another run trains its references" in train(mine, tmp_path / "run", *flags)
+        assert begun.exists()
+        first.stdin.write("\n")
+        first.stdin.flush()
+        first.stdout.readline()
+        assert lock(mine.folder), "who is done lets others"
+    finally:
+        unlock(mine.folder)
+        first.communicate("\n")
+
+
+def as_if_real(toy, folder):
+    """A copy of a data set that says it is of someone's own pictures."""
     shutil.copytree(toy.folder, folder)
     meta = json.loads((folder / "meta.json").read_text())
     (folder / "meta.json").write_text(json.dumps(meta | {"kind": "real"}))
-    mine = load_dataset(folder)
+    return load_dataset(folder)
+
+
+def test_a_missing_reference_is_trained_and_kept(toy, tmp_path, quick):
+    """Only the toy world has shipped curves; two short single-task runs make those of others."""
+    folder = tmp_path / "mine"
+    mine = as_if_real(toy, folder)
     flags = ("--aia", .1, "--reference", "small", "--steps", 1, "--ratio", "1:3", "--control",
              "permuted")
     assert train(mine, tmp_path / "run", *flags) is None

@@ -90,7 +90,7 @@ locked = {}  # folders, by what they are on the disk: this process's handles
 def lock(folder):
     """
     Whether this process, and no other, writes into a folder from now on. The lock is the
-    process's, and gone with it however it ends.
+    process's, and gone with it however it ends, or with unlock().
     """
     about = os.stat(folder)
     place = about.st_dev, about.st_ino
@@ -106,3 +106,10 @@ def lock(folder):
         return False
     locked[place] = handle
     return True
+
+
+def unlock(folder):
+    about = os.stat(folder)
+    handle = locked.pop((about.st_dev, about.st_ino), None)
+    if handle is not None:
+        os.close(handle)
