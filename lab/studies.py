@@ -374,8 +374,9 @@ STUDIES = {
         "seeds": 5,
         "note": "weak-apart is held to the whole attention of two single-task networks, which "
                 "began with the same weights and had as many rows of their task; weak-maps to that "
-                "of one network that learned both. token: to a number for each token that looks, "
-                f"as AIA has one for a layer. {REVISIONS}",
+                "of one network that learned both, with AIA in its second phase. How well these "
+                "teachers themselves draw and see, synergy.md tells. token: to a number for each "
+                f"token that looks, as AIA has one for a layer. {REVISIONS}",
         "rivals": [("weak-apart-token", "weak"), ("weak-apart", "weak"),
                    ("weak-apart-token", "weak-token"), ("weak-apart", "weak-maps")],
         "measures": OF_WEAK,
