@@ -9,6 +9,7 @@ An arm is one way to train, with each seed once:
   data   (if any) folder of its data set, in place of the toy world's
   from   (if any) the arm whose run of the same seed it starts from, at the end of its first phase
   aim    (if any) the arm, or two: "draws,sees", whose runs of the same seed AIA aims at
+  stranger  (if any) whether AIA aims at that arm's run of the seed before (of 0: 1) instead
 
 A study:
 
@@ -71,6 +72,9 @@ ARMS = {
                    "aim": "draws,sees"},
     "weak-apart-token": {"flags": f"{PULLED} --each token", "steps": 400, "from": "weak",
                          "aim": "draws,sees"},
+    # main is what weak would have become: the same rows in the same order. Not so of another seed
+    "weak-stranger": {"flags": f"{PULLED} --maps", "steps": 400, "from": "weak", "aim": "main",
+                      "stranger": True},
     "weak-row": {"flags": f"{PULLED} --each row", "steps": 400, "from": "weak", "aim": "main"},
     "weak-head": {"flags": f"{PULLED} --each head", "steps": 400, "from": "weak", "aim": "main"},
     "weak-token": {"flags": f"{PULLED} --each token", "steps": 400, "from": "weak",
@@ -217,9 +221,9 @@ SCORES = ("summary/toy-GenEval", "summary/answered")
 TAKEN_APART = [(arm, "emu3") for arm in OTHERS if arm != "moe"]
 AGAINST_ZERO = [(arm, "zero") for arm in ("without", "emu3", *OTHERS)]
 
-REVISIONS = ("Some of its runs, or those it starts from, are older than the flags of others, for "
-             "which they have no use: of seed 0 weak, weak-paper and weak-maps, made anew with the "
-             "newer code, are the same to the bit.")
+REVISIONS = ("Of its runs some may be older than flags that they have no use for: of seed 0 weak, "
+             "weak-paper and weak-maps of e5f0b86, made anew at 6be194a, are the same to the bit, "
+             "and so are the first 400 steps of weak at 30708df.")
 
 # no distances: each arm's is to its own target
 OF_WEAK = {
@@ -370,15 +374,21 @@ STUDIES = {
     },
     "premise": {
         "question": "Do single-task networks attend in a way that is worth learning from?",
-        "arms": ["weak", "weak-token", "weak-maps", "weak-apart-token", "weak-apart"],
+        "arms": ["weak", "weak-token", "weak-maps", "weak-stranger", "weak-apart-token",
+                 "weak-apart"],
         "seeds": 5,
-        "note": "weak-apart is held to the whole attention of two single-task networks, which "
-                "began with the same weights and had as many rows of their task; weak-maps to that "
-                "of one network that learned both, with AIA in its second phase. How well these "
-                "teachers themselves draw and see, synergy.md tells. token: to a number for each "
-                f"token that looks, as AIA has one for a layer. {REVISIONS}",
-        "rivals": [("weak-apart-token", "weak"), ("weak-apart", "weak"),
-                   ("weak-apart-token", "weak-token"), ("weak-apart", "weak-maps")],
+        "note": "weak-apart is held to the whole attention of two single-task networks, which had "
+                "as many rows of their task and began with the same weights; weak-maps to that of "
+                "one network that learned both, with AIA in its second phase. How well these "
+                "teachers themselves draw and see, synergy.md tells. But the latter is also what "
+                "the weak network would have become: it was the same at step 600. So weak-stranger "
+                "is held to that network of another seed, which began with other weights. This "
+                "arm was added when all others were known; weak, weak-token and weak-maps were "
+                "known before the study was made. token: to a number for each token that looks, "
+                f"as AIA has one for a layer. {REVISIONS}",
+        "rivals": [("weak-apart-token", "weak"), ("weak-apart", "weak"), ("weak-stranger", "weak"),
+                   ("weak-apart-token", "weak-token"), ("weak-apart", "weak-maps"),
+                   ("weak-apart", "weak-stranger")],
         "measures": OF_WEAK,
         "tests": {"premise": ([("weak-apart-token", "weak"), ("weak-apart", "weak")], LOSSES)},
     },

@@ -161,19 +161,17 @@ def found_by(name):
 
 def runs_of(study, n_seeds, root, quick=False):
     """The study's runs, seed by seed; what a run needs stands before it."""
-    runs = []
+    runs = {}  # {(arm, seed): its run}
     for seed in range(n_seeds):
-        of_seed = {}
         for arm in study["arms"]:
-            add_run(of_seed, arm, seed, root, quick)
-        runs += of_seed.values()
-    return runs
+            add_run(runs, arm, seed, root, quick)
+    return list(runs.values())
 
 
-def add_run(of_seed, arm, seed, root, quick):
-    """Adds a run to {arm: run}, after what it needs, if they are not there. Returns it."""
-    if arm in of_seed:
-        return of_seed[arm]
+def add_run(runs, arm, seed, root, quick):
+    """Adds a run to runs, after what it needs, if they are not there. Returns it."""
+    if (arm, seed) in runs:
+        return runs[arm, seed]
     about = ARMS[arm]
     steps = about["steps"] // 10 if quick else about["steps"]
     folder = root / f"{arm}-{seed}"
@@ -183,14 +181,18 @@ def add_run(of_seed, arm, seed, root, quick):
         words += ["--data", about["data"]]
     sources = []
     for key, flag in (("from", "--init_from"), ("aim", "--reference")):
-        if key in about:
-            others = [add_run(of_seed, name, seed, root, quick) for name in about[key].split(",")]
-            words += [flag, ",".join(str(other.folder) for other in others)]
-            sources += others
+        if key not in about:
+            continue
+        of_seed = seed
+        if key == "aim" and about.get("stranger"):
+            of_seed = seed - 1 if seed else 1
+        others = [add_run(runs, name, of_seed, root, quick) for name in about[key].split(",")]
+        words += [flag, ",".join(str(other.folder) for other in others)]
+        sources += others
     if quick:
         words += ["--exam", "10", "--eval_every", str(-(-steps // 3))]
-    of_seed[arm] = Run(arm, seed, folder, words, steps, sources, about.get("data", DATA))
-    return of_seed[arm]
+    runs[arm, seed] = Run(arm, seed, folder, words, steps, sources, about.get("data", DATA))
+    return runs[arm, seed]
 
 
 def refuse_others(runs, mix):

@@ -236,6 +236,16 @@ def test_an_arm_may_aim_at_the_runs_of_others(place):
     assert not study.can_start(runs[-1])
 
 
+def test_a_stranger_is_of_another_seed_whatever_the_number_of_seeds(place, monkeypatch):
+    monkeypatch.setitem(study.ARMS, "stranger", study.ARMS["plain"] | {
+        "aim": "better", "stranger": True})
+    for n_seeds in (2, 3):
+        runs = study.runs_of({"arms": ["stranger"]}, n_seeds, Path("out"))
+        aims = {one.seed: one.sources[-1].seed for one in runs if one.arm == "stranger"}
+        assert aims == {0: 1, 1: 0, 2: 1} if n_seeds == 3 else {0: 1, 1: 0}
+        assert len({str(one.folder) for one in runs}) == len(runs), "each is made once"
+
+
 def test_whoever_aims_at_a_run_is_refused_once_that_was_made_anew(place, monkeypatch):
     run(monkeypatch, "aims")
     record = place / "out/study/better-0.json"
