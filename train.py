@@ -76,8 +76,10 @@ def train_reference(task):
     """A single-task network of the same size, with as many rows of its task as this run has."""
     folder = f"{data.folder}/reference-{args.size}-{args.whole}-{task}"
     if not lock(data.folder):
-        sys.exit(f"{data.folder}: another run trains its references there; once they are there, "
-                 "start this one again")
+        sys.exit(f"{data.folder}: another run trains references there; when it has, start this one "
+                 "again")
+    if task in aia.small_curves(data, args.size, args.whole):  # another made it meanwhile
+        return
     shutil.rmtree(folder, ignore_errors=True)  # of an earlier attempt
     print(f"no reference to {task} for {args.data} at size {args.size} yet: "
           f"training a single-task network in {folder}")
@@ -91,7 +93,6 @@ def train_reference(task):
     curves = aia.small_curves(data, args.size, args.whole)  # of the other task, if it is there
     curves |= aia.measured_curves([folder], data, device)
     save_json(aia.small_file(data, args.size, args.whole), curves)
-    unlock(data.folder)
 
 
 def look_up_reference():
@@ -191,6 +192,7 @@ for task in wanted:
         alone = " (one process alone would train it)" if world > 1 else ""
         sys.exit(f"--reference {args.reference}: says nothing of {task}; "
                  f"name a run trained on it too: OUT1,OUT2{alone}")
+unlock(data.folder)  # see train_reference()
 teachers = look_up_teachers() if args.each else {}
 targets = {}  # {task: (target, threshold)}, (L, 1) each, or with --heads (L heads, 1)
 for task in wanted:

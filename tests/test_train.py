@@ -350,7 +350,7 @@ def test_two_runs_do_not_train_one_missing_reference_at_once(toy, tmp_path, quic
     mine = as_if_real(toy, tmp_path / "mine")
     begun = mine.folder / "reference-nano-20-generate"
     begun.mkdir()
-    ours = [sys.executable, "-c", "import sys, time; from tools.files import lock, unlock; "
+    ours = [sys.executable, "-c", "import sys; from tools.files import lock, unlock; "
             "print(lock(sys.argv[1]), flush=True); input(); unlock(sys.argv[1]); print(); input()",
             str(mine.folder)]
     first = subprocess.Popen(ours, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -358,7 +358,7 @@ def test_two_runs_do_not_train_one_missing_reference_at_once(toy, tmp_path, quic
     try:
         assert first.stdout.readline() == "True\n"
         flags = ("--aia", .1, "--reference", "small")
-        assert "another run trains its references" in train(mine, tmp_path / "run", *flags)
+        assert "another run trains references" in train(mine, tmp_path / "run", *flags)
         assert begun.exists()
         first.stdin.write("\n")
         first.stdin.flush()
