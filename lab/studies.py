@@ -365,8 +365,9 @@ STUDIES = {
         "question": "How much is there to gain from another network's attention?",
         "arms": ["weak", "weak-main", "weak-heads", "weak-maps"],
         "seeds": 5,
-        "note": "The other network is main, which began with the same weights. It may be aimed at "
-                "by its whole maps, by each head's interaction, or by each layer's.",
+        "note": "The other network is main, which is what weak would have become: it was the same "
+                "at step 600. (In premise.md a stranger teaches.) It may be aimed at by its whole "
+                "maps, by each head's interaction, or by each layer's.",
         "rivals": [("weak-maps", "weak"), ("weak-heads", "weak"), ("weak-main", "weak")],
         "measures": OF_WEAK,
         "tests": {"headroom": ([("weak-maps", "weak"), ("weak-heads", "weak"),
@@ -459,7 +460,7 @@ STUDIES = {
         "question": "How much must be said of another network's attention before it helps?",
         "arms": ["weak", "weak-main", "weak-row", "weak-head", "weak-token", "weak-maps"],
         "seeds": 5,
-        "note": "The other network is main, which began with the same weights: so its heads are "
+        "note": "The other network is main, which is what weak would have become: so its heads are "
                 "taken to be alike by their place. weak-main is told a number a layer, weak-maps "
                 "one for each pair of tokens; these two, and weak, were known before the study "
                 "was made. A number a layer, a row or a head is aimed at by Huber's loss, one a "
