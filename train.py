@@ -192,7 +192,7 @@ for task in wanted:
         alone = " (one process alone would train it)" if world > 1 else ""
         sys.exit(f"--reference {args.reference}: says nothing of {task}; "
                  f"name a run trained on it too: OUT1,OUT2{alone}")
-unlock(data.folder)  # see train_reference()
+unlock(data.folder)  # train_reference() locked it, if one was missing
 teachers = look_up_teachers() if args.each else {}
 targets = {}  # {task: (target, threshold)}, (L, 1) each, or with --heads (L heads, 1)
 for task in wanted:

@@ -9,7 +9,7 @@ An arm is one way to train, with each seed once:
   data   (if any) folder of its data set, in place of the toy world's
   from   (if any) the arm whose run of the same seed it starts from, at the end of its first phase
   aim    (if any) the arm, or two: "draws,sees", whose runs of the same seed AIA aims at
-  stranger  (if any) whether AIA aims at that arm's run of the seed before (of 0: 1) instead
+  stranger (if any) the arm whose run of another seed AIA aims at: of the seed before; of 0, of 1
 
 A study:
 
@@ -73,8 +73,8 @@ ARMS = {
     "weak-apart-token": {"flags": f"{PULLED} --each token", "steps": 400, "from": "weak",
                          "aim": "draws,sees"},
     # main is what weak would have become: the same rows in the same order. Not so of another seed
-    "weak-stranger": {"flags": f"{PULLED} --maps", "steps": 400, "from": "weak", "aim": "main",
-                      "stranger": True},
+    "weak-stranger": {"flags": f"{PULLED} --maps", "steps": 400, "from": "weak",
+                      "stranger": "main"},
     "weak-row": {"flags": f"{PULLED} --each row", "steps": 400, "from": "weak", "aim": "main"},
     "weak-head": {"flags": f"{PULLED} --each head", "steps": 400, "from": "weak", "aim": "main"},
     "weak-token": {"flags": f"{PULLED} --each token", "steps": 400, "from": "weak",
@@ -221,7 +221,7 @@ SCORES = ("summary/toy-GenEval", "summary/answered")
 TAKEN_APART = [(arm, "emu3") for arm in OTHERS if arm != "moe"]
 AGAINST_ZERO = [(arm, "zero") for arm in ("without", "emu3", *OTHERS)]
 
-REVISIONS = ("Of its runs some may be older than flags that they have no use for: of seed 0 weak, "
+REVISIONS = ("Some of its runs may be older than flags that they do not use: of seed 0 weak, "
              "weak-paper and weak-maps of e5f0b86, made anew at 6be194a, are the same to the bit, "
              "and so are the first 400 steps of weak at 30708df.")
 

@@ -180,12 +180,11 @@ def add_run(runs, arm, seed, root, quick):
     if "data" in about:
         words += ["--data", about["data"]]
     sources = []
-    for key, flag in (("from", "--init_from"), ("aim", "--reference")):
+    another = seed - 1 if seed else 1
+    for key, flag, of_seed in (("from", "--init_from", seed), ("aim", "--reference", seed),
+                               ("stranger", "--reference", another)):
         if key not in about:
             continue
-        of_seed = seed
-        if key == "aim" and about.get("stranger"):
-            of_seed = seed - 1 if seed else 1
         others = [add_run(runs, name, of_seed, root, quick) for name in about[key].split(",")]
         words += [flag, ",".join(str(other.folder) for other in others)]
         sources += others

@@ -42,7 +42,8 @@ def put_behind(ids, roles, others, rows, pad):
     """
     joined = []
     for row, role, other in zip(ids, roles, others, strict=True):
-        row, role = row[row != pad], role[row != pad]
+        is_said = row != pad
+        row, role = row[is_said], role[is_said]
         if other:
             task, number = other
             before = rows[task][0][number]
@@ -50,14 +51,17 @@ def put_behind(ids, roles, others, rows, pad):
             row = np.concatenate((before, row[1:]))  # there is one <|bos|>
             role = np.concatenate((np.zeros_like(before, role.dtype), role[1:]))
         joined.append((row, role))
-    most = 2 * max(arrays[0].shape[1] for arrays in rows.values())
-    return padded(joined, most, pad)
+    widest = 2 * max(arrays[0].shape[1] for arrays in rows.values())
+    return padded(joined, widest, pad)
 
 
-def padded(joined, most, pad):
-    """Rows [(ids, roles)] -> ids, roles (B, T), of few widths, as layers are compiled for each."""
+def padded(joined, widest, pad):
+    """
+    Rows [(ids, roles)] -> ids, roles (B, T). Layers are compiled for each width, so there are few:
+    multiples of 32, and the widest.
+    """
     longest = max(len(row) for row, _ in joined)
-    width = min(-(-longest // 32) * 32, most)
+    width = min(32 * -(-longest // 32), widest)
     ids = np.full((len(joined), width), pad)
     roles = np.zeros_like(ids)
     for i, (row, role) in enumerate(joined):

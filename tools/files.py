@@ -109,6 +109,7 @@ def lock(folder):
 
 
 def unlock(folder):
+    """Lets others write there again; nothing, if this process did not lock it."""
     about = os.stat(folder)
     handle = locked.pop((about.st_dev, about.st_ino), None)
     if handle is not None:

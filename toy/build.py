@@ -25,7 +25,7 @@ from tools.device import keep_freed_memory
 from tools.processes import die_with_parent
 from toy.dataset import data_folder, finish_dataset, new_dataset, write_rows
 from toy.merges import learn_merges
-from toy.tokenizer import steps_for, tokenizer_path, train_toy_tokenizer
+from toy.tokenizer import tokenizer_path, train_toy_tokenizer
 from toy.words import (can_be_silent, caption, has_held_out, questions, says_held_out,
                        silent_caption)
 from toy.world import CANVAS, COLORS, SHAPES, SIZES, make_scenes, render_all
@@ -89,7 +89,7 @@ def tokenizer_for(canvas, is_speckled):
     if not path.exists():
         print(f"{path} is missing: training the image tokenizer for {canvas} x {canvas} pixels "
               "first")
-        train_toy_tokenizer(path, canvas, steps_for(is_speckled), is_speckled=is_speckled)
+        train_toy_tokenizer(path, canvas, is_speckled=is_speckled)
     return load_tokenizer(path)
 
 

@@ -106,11 +106,12 @@ def steps_for(is_speckled):
     return 5500 if is_speckled else 3000
 
 
-def train_toy_tokenizer(path, canvas, steps=3000, seed=0, is_speckled=False):
+def train_toy_tokenizer(path, canvas, steps=None, seed=0, is_speckled=False):
     """
     The toy world's image tokenizer for a canvas, into a file. Prints what it is worth. A file that
     is there gives way only to one from which the judge reads nearly all pictures.
     """
+    steps = steps or steps_for(is_speckled)
     scenes = make_scenes(50_000, [seed, 2])
     pictures = ScenePictures(scenes, canvas, is_speckled)
     twins = ScenePictures(recolored(scenes, np.random.default_rng(seed)), canvas, is_speckled)
