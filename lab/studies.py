@@ -478,7 +478,7 @@ STUDIES = {
         "seeds": 3,
         "note": "Rows to draw : rows to understand, while a weak network trains on; weak-small has "
                 "5 : 11. Who has more rows of a task learns that better, so what counts is the sum "
-                f"of both losses. {REVISIONS}",
+                "of both losses.",
         "rivals": [("mix-1-to-1", other) for other in OTHER_MIXES],
         "measures": {"both tasks/loss": .005} | OF_WEAK,
         "tests": {"ratio": ([("mix-1-to-1", other) for other in OTHER_MIXES], ["both tasks/loss"])},
@@ -489,8 +489,7 @@ STUDIES = {
                  "see-more", "see-more-small", "see-more-own"],
         "seeds": 3,
         "note": "Nine rows of ten are of one task, while a network that has learned both trains "
-                "on; the tenth is what is called replay. own holds it to the curves it began with. "
-                f"{REVISIONS}",
+                "on; the tenth is what is called replay. own holds it to the curves it began with.",
         "rivals": [("draw-more-small", "draw-more"), ("draw-more-own", "draw-more"),
                    ("see-more-small", "see-more"), ("see-more-own", "see-more")],
         "measures": OF_WEAK,
@@ -504,7 +503,7 @@ STUDIES = {
         "arms": ["scratch", "scratch-small", "scratch-fade", "scratch-heads"],
         "seeds": 3,
         "note": "fade: its weight falls to zero. heads: two of each layer's four, those that look "
-                f"most, at main's. {REVISIONS}",
+                "most, at main's.",
         "rivals": [("scratch-small", "scratch"), ("scratch-fade", "scratch"),
                    ("scratch-heads", "scratch")],
         "measures": OF_WEAK,
@@ -553,7 +552,7 @@ STUDIES = {
         "arms": ["weak", "misaligned"],
         "seeds": 5,
         "note": "misaligned: of a picture that is seen each digit of each token is shifted by one, "
-                f"so alone seeing is as easy as it was. {REVISIONS}",
+                "so alone seeing is as easy as it was.",
         "rivals": [("weak", "misaligned")],
         "measures": OF_WEAK,
         "tests": {"aligned": ([("weak", "misaligned")], LOSSES)},
@@ -564,7 +563,7 @@ STUDIES = {
         "arms": ["misaligned", "weak"],
         "seeds": 5,
         "note": "Measured where a run's second phase begins, at step 600. Only of a cosine below "
-                f"-0.1 it is said that it is worth the name. {REVISIONS}",
+                "-0.1 it is said that it is worth the name.",
         "rivals": [("misaligned", "zero"), ("misaligned", "weak")],
         "measures": {f"conflict {matrix}/mean": .1 for matrix in MATRICES},
         "tests": {"in conflict": ([("misaligned", "zero")],
