@@ -3,38 +3,65 @@ systems/encoder.py: eyes that are an encoder of pixels and an adapter, as Janus-
 2025, arXiv 2501.17811), BAGEL (Deng et al. 2025, arXiv 2505.14683) and UTAMoE (Zhang et al. 2025,
 arXiv 2506.03591) have them.
 
-What comes in: pixels. What goes out: a vector for each image token, in its place in the row. The
-papers' encoders were trained before, on many pictures. This one is small and starts from nothing.
+What comes in: pixels. What goes out: a vector for each image token, in its place in the row.
+
+The papers' encoders were trained before, with words, on many pictures. So was this one, which is
+small: systems/siglip.py makes assets/encoder.pt. With --no-pretrained it starts from nothing.
 """
-from dataclasses import replace
+import sys
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 
-from model import Block, Layout, RMSNorm
+from data import ASSETS
+from model import Block, Config, Layout, RMSNorm
 from systems.patches import cut, scaled
+from tools.files import first_line, load_state
+
+FILE = ASSETS / "encoder.pt"
+
+# it has a size and a resolution of its own, whatever the network's
+N_LAYER, N_HEAD, WIDTH = 3, 4, 96
+SIDE = 6   # patches side by side
+PATCH = 8  # pixels a side
 
 
 class VisionTransformer(nn.Module):
-    """Patches as vectors that know their places, and one block in which each sees all others."""
+    """Patches as vectors that know their places, and blocks in which each sees all others."""
 
-    def __init__(self, config):
+    def __init__(self):
         super().__init__()
-        C = config.n_embd
-        self.side = round(config.n_image ** .5)
-        self.patch = nn.Linear(3 * config.patch ** 2, C)
-        self.place = nn.Embedding(config.n_image, C)
-        self.block = Block(replace(config, split=()))
-        self.norm = RMSNorm(C)
+        self.patch = nn.Linear(3 * PATCH ** 2, WIDTH)
+        self.place = nn.Embedding(SIDE ** 2, WIDTH)
+        config = Config(N_LAYER, N_HEAD, WIDTH)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(N_LAYER))
+        self.norm = RMSNorm(WIDTH)
 
-    def forward(self, pixels):  # (B, S, S, 3) -> (B n_image, C)
-        B = len(pixels)
-        n_image = self.side ** 2
-        patches = cut(scaled(pixels), self.side)  # (B, side, side, pixels of a patch)
-        x = self.patch(patches).view(B, n_image, -1) + self.place.weight
-        every = torch.ones(1, 1, n_image, n_image, dtype=torch.bool, device=x.device)
-        x, _, _ = self.block(x.flatten(0, 1), Layout(B, n_image, mask=every))
-        return self.norm(x)
+    def forward(self, pixels):
+        """pixels (B, S, S, 3) uint8 -> features (B, SIDE ** 2, WIDTH)"""
+        return self.look(scaled(pixels))
+
+    def look(self, pixels):
+        """The same of pixels from -1 to 1"""
+        B, n = len(pixels), SIDE ** 2
+        x = cut(resized(pixels), SIDE)  # (B, SIDE, SIDE, pixels of a patch)
+        x = self.patch(x).view(B, n, WIDTH) + self.place.weight
+        every = torch.ones(1, 1, n, n, dtype=torch.bool, device=x.device)
+        layout = Layout(B, n, mask=every)
+        x = x.flatten(0, 1)
+        for block in self.blocks:
+            x, _, _ = block(x, layout)
+        return self.norm(x).view(B, n, WIDTH)
+
+
+def resized(x):
+    """Pictures x (B, S, S, 3), whatever their size, as the encoder sees them."""
+    S = SIDE * PATCH
+    if x.size(1) == S:
+        return x
+    x = F.interpolate(x.permute(0, 3, 1, 2), (S, S), mode="bilinear", antialias=True)
+    return x.permute(0, 2, 3, 1).contiguous()
 
 
 class Encoder(nn.Module):
@@ -43,13 +70,32 @@ class Encoder(nn.Module):
     def __init__(self, config):
         super().__init__()
         C = config.n_embd
-        self.encoder = VisionTransformer(config)
-        self.adapter = nn.Sequential(nn.Linear(C, C), nn.GELU(), nn.Linear(C, C))
+        self.n_image = config.n_image
+        self.encoder = VisionTransformer()
+        self.adapter = nn.Sequential(nn.Linear(WIDTH, C), nn.GELU(), nn.Linear(C, C))
 
     def forward(self, pixels):
-        features = self.encoder(pixels)  # (B n_image, C)
-        return self.adapter(features).view(len(pixels), -1, features.size(-1))
+        return self.adapter(as_many(self.encoder(pixels), self.n_image))
 
     def frame(self, ids, roles):
         """Rows as they are: there are no markers."""
         return ids, roles
+
+
+def as_many(features, n):
+    """A picture's features (B, n', C) as n of them: between those that there are."""
+    if features.size(1) == n:
+        return features
+    before, after = [round(number ** .5) for number in (features.size(1), n)]
+    grid = features.mT.unflatten(2, (before, before))  # (B, C, before, before)
+    return F.interpolate(grid, (after, after), mode="bilinear").flatten(2).mT
+
+
+def load_encoder(encoder):
+    """Gives a VisionTransformer the weights in FILE. Exits with one line if it cannot."""
+    try:
+        weights = load_state(FILE)  # in half precision
+        encoder.load_state_dict({name: weight.float() for name, weight in weights.items()})
+    except Exception as e:  # what is damaged may trip torch anywhere
+        sys.exit(f"{FILE}: no encoder that can be read ({first_line(e)}); make it anew: "
+                 "python -m systems.siglip, or start from nothing: --no-pretrained")

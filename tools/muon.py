@@ -88,19 +88,21 @@ def move(matrices, directions, lr, weight_decay):
     torch._foreach_add_(matrices, directions, alpha=-lr * stretch)
 
 
-def optimizers(model, lr, weight_decay=.01):
+def optimizers(model, lr, weight_decay=.01, slow=(), share=1.):
     """
     Those of a Transformer: Muon for the matrices between the ends, which alone decay; AdamW for
-    embeddings, heads, routers and gains, at 0.4 of its learning rate.
+    embeddings, heads, routers and gains, at 0.4 of its learning rate. slow: names of weights that
+    have but a share of the learning rate, which their group says.
     """
-    matrices = []
-    rest = []
+    groups = {}  # {(is a matrix, is slow): weights}
     for name, p in model.named_parameters():
-        is_between = name.startswith(("blocks.", "eyes.", "hand."))
-        is_table = "router" in name or "place" in name
-        if p.dim() == 2 and is_between and not is_table:
-            matrices.append(p)
-        else:
-            rest.append(p)
+        is_between = name.startswith(("blocks.", "eyes.", "hand.", "towers."))
+        is_table = "router" in name or "place" in name or "word" in name
+        is_matrix = p.dim() == 2 and is_between and not is_table
+        groups.setdefault((is_matrix, name in slow), []).append(p)
+    matrices, rest = [], []
+    for (is_matrix, is_slow), weights in groups.items():
+        group = {"params": weights, "share": share if is_slow else 1.}
+        (matrices if is_matrix else rest).append(group)
     adamw = torch.optim.AdamW(rest, lr=lr * .4, betas=(.9, .95), weight_decay=0., fused=True)
     return [Muon(matrices, lr, weight_decay=weight_decay), adamw]
