@@ -1,39 +1,41 @@
 """
-systems/flags.py: the flags of train.py, checked before anything long begins.
-
-What is wrong with them is said in one line. What is not given is filled in.
+systems/flags.py: the flags of train.py. What is wrong with them is said in one line before anything
+long begins (systems/checks.py); what is not given is filled in (systems/plan.py).
 """
 import argparse
-import os
-import re
-import sys
-from pathlib import Path
 
 from data import TASKS
-from model import PRESETS, ROUTERS, SIZES, Config
-from systems.dial import MATCH, with_flags
-from systems.runs import WEIGHTS, latest_run, read_config
+from model import PRESETS, ROUTERS, SIZES
+from systems.checks import check_filled_in, check_given
+from systems.dial import MATCH
+from systems.plan import RATIO, fill_in, take_from_run
 from tools.device import find_device
 from tools.faults import expect_faults
-from tools.files import refuse_unwritable
 from tools.flags import Parser, speak_plainly
-from tools.processes import world
 
 NO_MEMORY = "take a step's rows in more parts (--accumulate 2), or fewer rows (--batch_size)"
 
-SHAPE = ("n_layer", "n_head", "n_embd")  # what a size is
-RATIO = "5:11"  # rows to generate : rows to understand, as what is learned last is to look up
-STEPS = {"nano": 5500, "small": 4000, "base": 10000}
 
-# How a step is taken, not which step it is: a resumed run may choose these anew.
-HOW = ("accumulate", "checkpoint", "compile", "fsdp")
-
-LEAST = {"steps": 1, "batch_size": 1, "accumulate": 1, "eval_every": 1, "aia_every": 1, "exam": 0,
-         "aia": 0, "aia_start": 0, "heads": 0, "lr": 0, "seed": 0, "n_train": 1,
-         "weight_decay": 0, "dropout": 0, **dict.fromkeys(SHAPE, 1)}
-
-# ---------------------------------------------------------------------------------------------
-# the flags
+def read_flags():
+    """The flags as an argparse.Namespace. Exits with one line if there is something wrong."""
+    p = Parser(description="Train one network to draw and to see.")
+    add_dial(p)
+    add_training(p)
+    speak_plainly()
+    expect_faults(NO_MEMORY)
+    args = p.parse_args()
+    args.branch = False  # whether it goes on from a run of the same architecture
+    args.own = None      # with --reference own: that network's curves, {task: [L]} or [L][H]
+    args.whole = None    # how many steps this run has, or the one that it began as (--init_from)
+    if args.resume:
+        take_from_run(args)
+    check_given(args)
+    args.device = find_device(args.device)
+    fill_in(args)
+    check_filled_in(args)
+    expect_faults(NO_MEMORY, "go on from what was saved with torchrun as before, and: train.py "
+                             f"--out {args.out} --resume")
+    return args
 
 
 def add_dial(parser):
@@ -46,15 +48,32 @@ def add_dial(parser):
         help="what exists in copies, instead of the preset's: any of norm,qkv,ffn,ends, or none")
     add("--route", choices=("modality", "generated", "task", *ROUTERS),
         help="who takes which copy, instead of the preset's")
+    add("--outer", type=int,
+        help="copies in so many of the first layers and of the last alone (as Uni-X has them)")
+    add("--last", type=int, help="copies in so many of the last layers alone (as UniFork has them)")
     add("--experts", type=int,
         help="experts a router chooses from (supervised, oracle: for each task), instead of the "
              "preset's")
     add("--shared", action=yes_or_no,
         help="a shared expert beside the chosen one, instead of the preset's choice")
-    add("--see", choices=("tokens", "patches", "encoder"),
+    add("--see", choices=("tokens", "patches", "encoder", "latents"),
         help="how a picture to understand comes in, instead of the preset's")
+    add("--draw", choices=("tokens", "flow", "features", "queries"),
+        help="how a picture is drawn, instead of the preset's: token by token; all at once out of "
+             "noise; feature by feature; by a decoder that queries ask for")
     add("--own_head", action=yes_or_no,
         help="an embedding and a head of its own for drawing, instead of the preset's choice")
+    add("--noise", choices=("flow", "ddpm"),
+        help="by flow: how a picture is mixed with noise, and what is learned of it, instead of "
+             "the preset's (see systems/flow.py)")
+    add("--causal", action=yes_or_no,
+        help="by flow: within a picture that is drawn each token attends to none behind it, "
+             "instead of the preset's choice")
+    add("--queries", type=int, help="how many queries ask, instead of the preset's")
+    add("--connector", choices=("enc-proj", "proj-enc"),
+        help="what is between network and decoder: blocks and then an MLP, or the other way round")
+    add("--condition", choices=("queries", "last"),
+        help="what the decoder is told: what the network makes of the queries, or of the prompt")
     add("--full", action=yes_or_no,
         help="attention both ways within a picture to understand, instead of the preset's choice")
     add("--cues", action=yes_or_no,
@@ -75,10 +94,15 @@ def names(text):
 
 def add_training(parser):
     """What is trained, on what, for how long, and how."""
+    yes_or_no = argparse.BooleanOptionalAction
     add = parser.add_argument
     add("--stages", choices=("on", "off"),
         help="train in the preset's stages, or everything jointly (default: on with --init_from if "
              "it has any, as they start from a trained network, else off)")
+    add("--old_lr", type=float, default=0.,
+        help="where a preset's only stage leaves the weights of --init_from as they are: their "
+             "learning rate, as a share of all others'; 0: they stay (lmfusion, llavafusion, "
+             "metaquery)")
     add("--aia", type=float, default=0., help="weight of the AIA loss; 0 is off, bit for bit")
     add("--aia_start", type=float,
         help="share of the steps after which the second phase begins, in which the learning rate "
@@ -110,6 +134,10 @@ def add_training(parser):
     add("--ratio",
         help=f"generate:understand rows in a batch, in whole rows (default: {RATIO}, or what a "
              "stage says)")
+    add("--draw_weight", type=float,
+        help="weight of the loss to draw (default: 1, or the preset's)")
+    add("--pretrained", action=yes_or_no, default=True,
+        help="whether an encoder that sees begins as assets/encoder.pt, or from nothing")
     add("--balance", action="store_true",
         help="scale each task's gradient to the same norm in every step")
     add("--size", choices=SIZES,
@@ -165,291 +193,3 @@ def add_training(parser):
         help="go on with the run in --out (default: the latest), exactly where it was saved and "
              "with the flags it was begun with (but for --accumulate, --checkpoint, --compile, "
              "--fsdp and --device, which may be given anew, and --data, if the data set was moved)")
-
-
-def read_flags():
-    """The flags as an argparse.Namespace. Exits with one line if there is something wrong."""
-    p = Parser(description="Train one network to draw and to see.")
-    add_dial(p)
-    add_training(p)
-    speak_plainly()
-    expect_faults(NO_MEMORY)
-    args = p.parse_args()
-    args.branch = False  # whether it goes on from a run of the same architecture
-    args.own = None      # with --reference own: that network's curves, {task: [L]} or [L][H]
-    args.whole = None    # how many steps this run has, or the one that it began as (--init_from)
-    if args.resume:
-        take_from_run(args)
-    check_numbers(args)
-    check_ratio(args)
-    check_reference(args)
-    args.device = find_device(args.device)
-    fill_in(args)
-    check_dial(args)
-    if args.aia and phase_begins(args) >= args.steps:
-        sys.exit(f"--aia_start {args.aia_start}: leaves none of the {args.steps} steps to AIA; "
-                 "take less")
-    if args.balance and (args.task != "both" or world > 1):
-        sys.exit("--balance: is of two tasks in one process; leave it out")
-    if args.stages == "on" and "stages" not in PRESETS[args.arch]:
-        sys.exit(f"--stages on: --arch {args.arch} has none; leave it out")
-    if args.interleave and with_flags(Config(), args.arch, **dial_of(args)).see != "tokens":
-        sys.exit("--interleave: is of networks that see tokens; leave it out, or add --see tokens")
-    if args.fsdp and world == 1:
-        sys.exit("--fsdp: shards are for several processes; start them with: "
-                 "torchrun --nproc_per_node=N train.py --fsdp ...")
-    check_out(args)
-    expect_faults(NO_MEMORY, "go on from what was saved with torchrun as before, and: train.py "
-                             f"--out {args.out} --resume")
-    return args
-
-
-def take_from_run(args):
-    """--resume: the flags that the run was begun with."""
-    flags = [word.split("=")[0] for word in sys.argv[1:] if word.startswith("--")]
-    given = {re.sub("^--(no-)?", "", flag): flag for flag in flags}  # {name: as it was typed}
-    free = ("resume", "out", "data", "device", *HOW)  # data: where the data set is now
-    more = [flag for name, flag in given.items() if name not in free]
-    if more:
-        sys.exit("--resume: goes on with the flags that the run was begun with; "
-                 f"leave out {' '.join(more)}")
-    args.out = args.out or latest_run()
-    config = read_config(args.out)
-    args.data = args.data or config["train"]["data"]
-    is_there = (Path(args.data) / "meta.json").exists()
-    made = [f"data/{kind}-{config['train']['size']}" for kind in ("toy", "speckled")]
-    if not is_there and args.data not in made:  # see make_if_missing()
-        sys.exit(f"--resume: the data set of {args.out} is not in {args.data}; "
-                 "say where it is: --data FOLDER")
-    of_now = ["resume", "out", "data", "device", *given]
-    if world == 1:
-        of_now.append("fsdp")  # one process alone has no shards
-    for name, value in config["train"].items():
-        if name not in of_now:
-            setattr(args, name, value)
-    if config["train"].get("maps"):  # an older run's word for it
-        args.each = "pair"
-
-
-def check_numbers(args):
-    """No number may be too small, infinite, or no number."""
-    for name, least in LEAST.items():
-        value = getattr(args, name)
-        if value is None:
-            continue
-        if name in ("aia_start", "dropout") and not 0 <= value <= 1:
-            sys.exit(f"--{name} {value}: wanted is a share from 0 to 1")
-        if name == "dropout" and value == 1:
-            sys.exit("--dropout 1: nothing would be learned; wanted is less than 1")
-        if value == float("inf"):
-            sys.exit(f"--{name} {value}: wanted is a finite number")
-        if not value >= least:
-            sys.exit(f"--{name} {value}: wanted is a number of at least {least}")
-        if value >= 2**63:  # more than torch and numpy can count
-            sys.exit(f"--{name} {value}: wanted is less than {2**63:,}")
-    if args.lr == 0:
-        sys.exit("--lr 0: nothing would be learned; wanted is more than 0")
-
-
-def check_ratio(args):
-    """Both tasks are to have rows, unless one alone is trained."""
-    if args.ratio and args.task != "both":
-        sys.exit(f"--ratio {args.ratio}: is of two tasks, and --task {args.task} trains one; leave "
-                 "one of the two out")
-    ratio = args.ratio or RATIO
-    if not re.fullmatch(r"\d+:\d+", ratio):
-        sys.exit(f"--ratio {ratio}: wanted is generate:understand, such as 1:1 or 2:1")
-    if 0 in [int(number) for number in ratio.split(":")]:
-        sys.exit(f"--ratio {ratio}: leaves a task without rows; wanted is generate:understand, "
-                 "both at least 1, or one --task")
-
-
-def check_reference(args):
-    """What is aimed at is to be there, and to be what the flags make of it."""
-    folders = args.reference.split(",")
-    if "" in folders or len(folders) > 2:
-        sys.exit(f"--reference {args.reference}: wanted is small, paper, own, OUT or OUT1,OUT2")
-    if args.reference == "own" and not args.init_from:
-        sys.exit("--reference own: is the curves of the network that --init_from names; name one")
-    if args.control and not args.aia:
-        sys.exit(f"--control {args.control}: changes what AIA aims at; add --aia 0.1")
-    if args.control and args.reference == "paper":
-        sys.exit("--control: is of measured curves, and --reference paper is a table; take another "
-                 "reference")
-    if (args.heads or args.each or args.aia_fade) and not args.aia:
-        sys.exit("--heads, --each and --aia_fade are of AIA; add --aia 0.1")
-    if args.heads and world * args.accumulate > 1:
-        sys.exit(f"--heads {args.heads}: which heads look most is asked of a step's rows at once; "
-                 "take one process, and no --accumulate")
-    if args.heads and args.reference in ("paper", "small"):
-        sys.exit(f"--heads: --reference {args.reference} says nothing of single heads; take own, "
-                 "or runs: OUT1,OUT2")
-    if args.each and args.reference in ("paper", "small", "own"):
-        sys.exit(f"--each {args.each}: --reference {args.reference} is a number a layer; name "
-                 "runs: OUT1,OUT2")
-    if args.each and (args.control or args.heads):
-        sys.exit(f"--each {args.each}: aims at what a network does, row by row; leave --control "
-                 "and --heads out")
-    if args.control == "swapped" and args.task != "both":
-        sys.exit(f"--control swapped: is of two tasks, and --task {args.task} trains one")
-
-
-def dial_of(args):
-    """The flags of add_dial(), as with_flags() takes them."""
-    return {name: getattr(args, name) for name in Config.DIAL}
-
-
-def check_dial(args):
-    """Exits with one line if the dial cannot be turned so, for whatever size and data."""
-    try:
-        with_flags(Config(), args.arch, **dial_of(args))
-    except ValueError as e:
-        sys.exit(f"--arch {args.arch}, with its flags: {e}")
-
-
-def fill_in(args):
-    """What was not given, as the other flags have it."""
-    before = {}  # the flags of the run that this one goes on from
-    if args.init_from and not args.resume:
-        before = read_config(args.init_from)["train"]
-    on_gpu = args.device.startswith("cuda")
-    args.size = args.size or before.get("size", "small" if on_gpu else "nano")
-    args.data = args.data or before.get("data", f"data/toy-{args.size}")
-    for name in ("cues", "aligned"):  # without them weights mean something else
-        if getattr(args, name) is None:
-            setattr(args, name, before.get(name))
-    shape = dict(zip(SHAPE, SIZES[args.size]))
-    if args.size == before.get("size"):
-        shape |= {name: before[name] for name in SHAPE if name in before}
-    for name, value in shape.items():
-        if getattr(args, name) is None:
-            setattr(args, name, value)
-    if args.n_embd % (2 * args.n_head):
-        sys.exit(f"--n_embd {args.n_embd}: wanted is a multiple of {2 * args.n_head}, as each of "
-                 f"{args.n_head} heads has pairs of channels; choose it or --n_head anew")
-    args.steps = args.steps or STEPS[args.size]
-    args.whole = args.whole or before.get("whole", before.get("steps", args.steps))
-    args.eval_every = args.eval_every or max(1, args.steps // 10)
-    if args.aia_start is None:
-        args.aia_start = 0. if args.init_from else .6
-    args.out = args.out or f"out/{name_of_run(args)}-{args.size}"
-
-
-def name_of_run(args):
-    """What a run is, as the name of a folder: "aia-evev2", or "both" if nothing is special."""
-    words = []
-    if args.aia:
-        words.append("aia")
-        if args.reference in ("paper", "own"):
-            words.append(args.reference)
-        if args.control:
-            words.append(args.control)
-        if args.heads:
-            words.append(f"heads{args.heads}")
-        if args.each:
-            words.append(f"each-{args.each}")
-        if args.aia_fade:
-            words.append("fade")
-    if args.balance:
-        words.append("balance")
-    if args.interleave:
-        words.append("interleave")
-    if args.n_train:
-        words.append(f"n{args.n_train}")
-    if args.task != "both":
-        words.append(args.task)
-    if args.arch != "emu3":
-        words.append(args.arch)
-    if tuple(getattr(args, name) for name in SHAPE) != SIZES[args.size]:
-        words.append(f"{args.n_layer}x{args.n_head}x{args.n_embd}")
-    words += turned(args)
-    if args.match:
-        words.append(f"match-{args.match}")
-    return "-".join(words or ["both"])
-
-
-def turned(args):
-    """What the flags changed of the preset, in words that may stand in a folder's name."""
-    words = []
-    if args.split is not None:
-        words.append("+".join(args.split) or "none")
-    for name in ("route", "experts", "see"):
-        value = getattr(args, name)
-        if value is not None:
-            words.append(str(value))
-    for name in ("shared", "own_head", "full", "cues", "aligned"):
-        value = getattr(args, name)
-        if value is not None:
-            words.append(name if value else f"no-{name}")
-    return words
-
-
-def check_out(args):
-    """A new run needs a folder without one."""
-    out = Path(args.out)
-    if os.path.isfile(out):
-        sys.exit(f"--out {out}: holds something else already, which would be lost; "
-                 "name another folder, or remove it")
-    refuse_unwritable("--out", out)
-    if (out / "meta.json").exists():
-        sys.exit(f"--out {out}: is a data set, which a run would damage; name another folder")
-    if any(out.glob("*/ckpt.pt")):
-        sys.exit(f"--out {out}: holds other runs; name a folder in it, such as {out / 'mine'}")
-    if any((out / name).exists() for name in WEIGHTS) and not args.resume:
-        sys.exit(f"--out {out}: holds a run already, which would be lost; "
-                 "name another folder, or remove it, or go on with its run: --resume")
-
-
-# ---------------------------------------------------------------------------------------------
-# what follows from them
-
-
-def how_to_resume(args):
-    """The command that goes on with a run; with --data, if its data set was moved."""
-    command = f"python train.py --out {args.out} --resume"
-    if args.resume and args.data != read_config(args.out)["train"]["data"]:
-        command += f" --data {args.data}"
-    return command
-
-
-def phase_begins(args):
-    """The step at which the second phase begins."""
-    return round(args.steps * args.aia_start)
-
-
-def stages_of(args):
-    """
-    The stages (see PRESETS in model.py) that the run goes through, each with "rows": {task: number
-    of rows in a step}. Most runs have one stage, in which everything trains.
-    """
-    choice = args.stages or ("on" if args.init_from else "off")
-    stages = [{"share": 1.}]
-    if choice == "on":
-        stages = PRESETS[args.arch].get("stages", stages)
-    with_rows = []
-    for stage in stages:
-        ratio = args.ratio or stage.get("ratio", RATIO)
-        with_rows.append(stage | {"rows": rows_a_step(args, ratio)})
-    return with_rows
-
-
-def rows_a_step(args, ratio):
-    """{task: number of rows}. All parts of a step are to have the same number of each task."""
-    of_generate, of_understand = [int(number) for number in ratio.split(":")]
-    share = of_generate / (of_generate + of_understand)
-    if args.task != "both":
-        share = float(args.task == "generate")
-    drawn = round(args.batch_size * share)
-    seen = args.batch_size - drawn
-    if 0 < share < 1 and 0 in (drawn, seen):
-        sys.exit(f"--batch_size {args.batch_size}: too few rows for both tasks at --ratio {ratio}; "
-                 "take more, or one --task")
-    parts = world * args.accumulate
-    if drawn % parts or seen % parts:
-        taken = f"--accumulate {args.accumulate}"
-        if world > 1:
-            taken = f"{world} processes x {taken}"
-        sys.exit(f"--batch_size {args.batch_size}: {drawn} rows to generate and {seen} to "
-                 f"understand; both are to be multiples of {parts} ({taken}), so that each part "
-                 "weighs the same: choose another --batch_size or --ratio")
-    return {"generate": drawn, "understand": seen}
