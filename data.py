@@ -122,6 +122,16 @@ class ImageTokenizer(nn.Module):
         return np.concatenate(pictures)
 
 
+def shifted(codes, levels):
+    """Codes of image tokens with each digit larger by one; the largest becomes 0."""
+    new = torch.zeros_like(codes)
+    worth = 1
+    for n_values in levels:
+        new += (codes // worth + 1) % n_values * worth
+        worth *= n_values
+    return new
+
+
 def load_tokenizer(path, device="cpu"):
     """The image tokenizer in a file, frozen. Exits with one line if there is none to read."""
     try:
@@ -129,7 +139,10 @@ def load_tokenizer(path, device="cpu"):
             if archive.testzip():
                 raise ValueError("a part differs from its checksum")
         saved = torch.load(path, weights_only=True, map_location=device)
-        tok = ImageTokenizer(**saved["config"]).to(device)
+        kind = ImageTokenizer
+        if saved["config"].get("semantic"):  # one of systems/, asked for only when there is one
+            from systems.semantic import SemanticTokenizer as kind
+        tok = kind(**saved["config"]).to(device)
         tok.load_state_dict({name: w.float() for name, w in saved["weights"].items()})
     except Exception as e:  # a damaged file may trip torch anywhere
         remedy = "copy it from the data set, or make that again"
@@ -137,6 +150,8 @@ def load_tokenizer(path, device="cpu"):
             remedy = "make it anew: python data.py --train_tokenizer, with the --size that needs it"
             if "speckled" in Path(path).name:
                 remedy += " and --speckled"
+            if "semantic" in Path(path).name:
+                remedy = "remove it, and make it anew: python -m systems.semantic"
         sys.exit(f"{path}: no image tokenizer that can be read ({type(e).__name__}); {remedy}")
     return tok.eval()
 
@@ -287,6 +302,27 @@ def draws_next(is_target, generated):
     return result
 
 
+def pad_left(starts, n, stand_in):
+    """
+    B rows of different lengths, each a pair of lists: ids, roles; padded on the left, so that all
+    go on at the same place, and longer by n targets of the id `stand_in`. Returns ids and roles
+    (B, T), and how many tokens of each are padding, a list.
+    """
+    longest = max(len(ids) for ids, _ in starts)
+    shape = (len(starts), longest + n)
+    ids = np.full(shape, stand_in)
+    roles = np.full(shape, TARGET)
+    pad = []
+    for b, (start_ids, start_roles) in enumerate(starts):
+        first = longest - len(start_ids)
+        pad.append(first)
+        ids[b, :first] = 0
+        ids[b, first:longest] = start_ids
+        roles[b, :first] = 0
+        roles[b, first:longest] = start_roles
+    return ids, roles, pad
+
+
 def window(row, first, last, device="cpu"):
     """
     Tokens first .. last - 1 of described rows, as the network takes them: tensors (B, T) on the
@@ -327,7 +363,7 @@ def send(x, device):
 
 
 def to_batch(ids, roles, first_image, n_codes, n_image, route=None, pixels=None, drop=None,
-             device="cpu"):
+             device="cpu", whole=False):
     """
     Stored rows, ids and roles (B, T + 1), as the network and the losses take them: a dict, see
     window(). The next four arguments are those of describe().
@@ -336,14 +372,15 @@ def to_batch(ids, roles, first_image, n_codes, n_image, route=None, pixels=None,
             the rows; only a network that sees pixels looks at them
     drop    (B,) bool: rows whose prompt becomes <|null|>, for classifier-free guidance; they
             have no watched tokens
+    whole   whether a picture being drawn is wanted to its last token, which foretells nothing
     """
     ids = ids.astype(np.int64)
     roles = np.array(roles)
     any_generated = (((roles & TARGET) > 0) & (ids >= first_image)).any()
-    if route is not None and any_generated:
-        # the copies' shares are to have the same sizes in every batch, as each size costs time
-        # anew. But window() takes no last column, where the longest rows have an image token, the
-        # others padding; with one column more all keep all of their picture
+    if (whole or route is not None) and any_generated:
+        # window() takes no last column, where the longest rows have an image token, the others
+        # padding; with one column more all keep all of their picture. (Where there are copies, as
+        # their shares are to have the same sizes in every batch: each size costs time anew)
         ids = np.pad(ids, ((0, 0), (0, 1)))
         roles = np.pad(roles, ((0, 0), (0, 1)))
     row = describe(ids, roles, first_image, n_codes, n_image, route)

@@ -19,7 +19,7 @@ the softmax.
 A picture to understand comes in through the eyes, one to be drawn goes out through the hand. Here
 both are tokens; other eyes and hands are a file each in systems/.
 """
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
 from typing import NamedTuple
@@ -60,17 +60,25 @@ class Config:
                              # tokens | generated: those being drawn | task: all that leads to a
                              # picture. Or the copies of ffn are experts, and a router chooses.
                              # learned | supervised: it learns to tell the task | oracle: is told
+    outer: int = 0           # copies in so many of the first and of the last layers alone; and
+    last: int = 0            # in so many of the last alone. 0: in all
     experts: int = 1         # of a router; supervised and oracle: so many for each task
     shared: bool = False     # of a router: one more expert, which every token takes
-    see: str = "tokens"      # the eyes: tokens | patches | encoder
-    own_head: bool = False   # the hand: an embedding and a head of its own for what is drawn
+    see: str = "tokens"      # the eyes: tokens | patches | encoder | latents
+    draw: str = "tokens"     # the hand: tokens | flow | features | queries
+    own_head: bool = False   # of tokens: an embedding and a head of its own for what is drawn
+    noise: str = "flow"      # these are of other hands; their files tell what they mean
+    causal: bool = False
+    queries: int = 16
+    connector: str = "enc-proj"
+    condition: str = "queries"
     full: bool = False       # a picture to understand: each token attends to all of it
     cues: bool = True        # special tokens differ; else that a picture or an answer begins or
                              # ends is one and the same token, and does not tell the task
     aligned: bool = True     # an image token means the same seen or drawn; else not
 
-    # these are flags
-    DIAL = ("split", "route", "experts", "shared", "see", "own_head", "full", "cues", "aligned")
+    DIAL = ("split", "route", "outer", "last", "experts", "shared", "see", "draw", "own_head",
+            "noise", "causal", "queries", "connector", "condition", "full", "cues", "aligned")
 
     @property
     def n_codes(self):
@@ -79,8 +87,15 @@ class Config:
     def routed(self):
         return "ffn" in self.split and self.route in ROUTERS
 
+    def of_layer(self, layer):
+        """The Config of one layer, without copies where there are none"""
+        is_inner = self.outer and self.outer <= layer < self.n_layer - self.outer
+        is_early = self.last and layer < self.n_layer - self.last
+        return replace(self, split=()) if is_inner or is_early else self
 
-# A preset is what it changes in Config, and maybe stages of training. A stage has
+
+# A preset is what it changes in Config, and maybe the weight of its loss to draw, and stages of
+# training. A stage has
 #   share    of the steps
 #   train    only weights with one of these in their name train; or freeze: all but these
 #   ratio    of rows, generate:understand
@@ -89,13 +104,12 @@ class Config:
 # The papers' stages start from a trained language model, these from a trained emu3 (--init_from);
 # their learning rates are milder than the papers', as these runs are short.
 ALL = ("norm", "qkv", "ffn")
-# the second copies' weights; qkv.1. is copy 1 of qkv
+# second copies' weights; qkv.1. is copy 1 of qkv
 SECOND_COPIES = ("norm1.1.", "norm2.1.", "qkv.1.", "qk_norm.1.", "proj.1.", "ffn.1.")
 PRESETS = {
     # Wang et al. 2024, arXiv 2409.18869: everything is a token
     "emu3": {},
-    # Chen et al. 2025, arXiv 2501.17811: two encoders, two heads, one transformer. The encoder
-    # that sees starts from nothing here, not from SigLIP
+    # Chen et al. 2025, arXiv 2501.17811: two encoders, two heads, one transformer
     "januspro": {"see": "encoder", "own_head": True, "stages": [
         {"share": .1, "train": ("eyes.adapter", "hand."), "ratio": "3:1"},
         {"share": .5, "freeze": ("eyes.encoder",), "ratio": "5:2"},
@@ -108,11 +122,37 @@ PRESETS = {
         {"share": .3, "train": ("eyes", *SECOND_COPIES)},
         {"share": .6}]},
     # Deng et al. 2025, arXiv 2505.14683: all weights by whether a token is of a picture being
-    # drawn. This is a discrete variant: the paper draws by flow, attends both ways within a
-    # picture, and splits the final norm too
-    "bagel": {"split": ALL, "route": "generated", "see": "encoder", "stages": [
+    # drawn. The paper splits the final norm too
+    "bagel": {"split": ALL, "route": "generated", "see": "encoder", "draw": "flow", "full": True,
+              "draw_weight": 4., "stages": [
         {"share": .1, "train": ("eyes.adapter",), "ratio": "0:1"},
         {"share": .9}]},
+    # Zhou et al. 2024, arXiv 2408.11039: one network foretells words and takes noise from pictures.
+    # The paper adds noise to half of the pictures to understand, too
+    "transfusion": {"see": "latents", "draw": "flow", "full": True, "draw_weight": 5.},
+    # Shi et al. 2024, arXiv 2412.15188: copies by modality. The words' stay as they are in a
+    # network of text alone (--init_from)
+    "lmfusion": {"split": ALL, "route": "modality", "see": "latents", "draw": "flow", "full": True,
+                 "draw_weight": 5., "stages": [
+        {"share": 1., "train": (*SECOND_COPIES, "hand.", "row.", "column.")}]},
+    # the same paper, section 5.3: a network that sees already learns to draw, and answers as before
+    "llavafusion": {"split": ALL, "route": "generated", "draw": "flow", "stages": [
+        {"share": 1., "train": (*SECOND_COPIES, "hand."), "ratio": "1:0"}]},
+    # Tong et al. 2024, arXiv 2412.14164: features of an encoder in and out; here as many as image
+    # tokens, not 64
+    "metamorph": {"see": "encoder", "draw": "features", "stages": [
+        {"share": .1, "train": ("eyes.adapter",), "ratio": "0:1"},
+        {"share": .9, "freeze": ("eyes.encoder",)}]},
+    # Wang et al. 2024, arXiv 2412.06673: features in, tokens that stand for features out, as in a
+    # data set of systems/semantic.py
+    "illume": {"see": "encoder", "stages": [
+        {"share": .1, "train": ("eyes.adapter", "embed.", "head.")},
+        {"share": .4, "freeze": ("eyes.encoder",)},
+        {"share": .5, "lr": .5}]},
+    # Pan et al. 2025, arXiv 2504.06256: a network that stays as it is, asked by learned queries. It
+    # sees as --init_from does; the paper's by an encoder
+    "metaquery": {"draw": "queries", "stages": [
+        {"share": 1., "train": ("hand.",), "ratio": "1:0"}]},
     # Zhang et al. 2025, arXiv 2506.03591: experts per task in a Janus-Pro, and a shared one. The
     # second stage trains all at half the learning rate, in LoRA's place
     "utamoe": {"split": ("ffn",), "route": "supervised", "experts": 2, "shared": True,
@@ -430,16 +470,6 @@ class Table(nn.Module):
         return self.own.weight + F.pad(digits, (0, 0, self.n_before, self.n_after))
 
 
-def shifted(codes, levels):
-    """Codes of image tokens with each digit larger by one; the largest becomes 0."""
-    new = torch.zeros_like(codes)
-    worth = 1
-    for n_values in levels:
-        new += (codes // worth + 1) % n_values * worth
-        worth *= n_values
-    return new
-
-
 # ---------------------------------------------------------------------------------------------
 # 4. the transformer
 
@@ -447,6 +477,8 @@ def shifted(codes, levels):
 class Output(NamedTuple):
     logits: torch.Tensor              # (n, V) at the n places where the batch has a loss
     mass: torch.Tensor = None         # (L, B, H, T) attention on the watched tokens
+    drawn: torch.Tensor = None        # what another hand than tokens says of what it draws,
+    off: torch.Tensor = None          # (B,) and how far it is off in each row
     router_loss: torch.Tensor = None  # mean over layers
     load: torch.Tensor = None         # (E,) the share of tokens each expert took, mean over layers
 
@@ -471,6 +503,19 @@ class Cache:
         return self.k[layer][:, :, :end], self.v[layer][:, :, :end]
 
 
+def init_weights(model):
+    """What writes into the residual stream starts silent, and the logits nearly so."""
+    for name, p in model.named_parameters():
+        if p.dim() != 2:
+            continue  # gains are one, biases as torch makes them
+        std = p.size(1) ** -.5
+        if ".proj." in name or ".down." in name:
+            std = 0.
+        elif name.startswith("head."):
+            std = .002
+        nn.init.normal_(p, std=std)
+
+
 class Transformer(nn.Module):
     """
     The trunk, with eyes and a hand that are tokens. systems.build(config) makes a network: it
@@ -491,7 +536,7 @@ class Transformer(nn.Module):
         self.embed = Copies(Table(config) for _ in range(n_ends))
         self.row = Copies(nn.Embedding(side, C) for _ in range(n_ends))  # where in its picture
         self.column = Copies(nn.Embedding(side, C) for _ in range(n_ends))
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.blocks = nn.ModuleList(Block(config.of_layer(i)) for i in range(config.n_layer))
         self.norm = Copies(RMSNorm(C) for _ in range(n_ends))
         self.head = Copies(Table(config) for _ in range(n_ends))
         # rotary positions (Su et al. 2021, arXiv 2104.09864, eq. 15); 1000 where they have 10000,
@@ -501,18 +546,6 @@ class Transformer(nn.Module):
         angle = torch.arange(config.block_size)[:, None] * frequency  # (T, D / 2) radians
         rotary = torch.stack((angle.cos(), angle.sin()), -1)[:, None, None]
         self.register_buffer("rotary", rotary, persistent=False)  # (T, 1, 1, D / 2, 2)
-
-    def init_weights(self):
-        """What writes into the residual stream starts silent, and the logits nearly so."""
-        for name, p in self.named_parameters():
-            if p.dim() != 2:
-                continue  # gains are one, biases as torch makes them
-            std = p.size(1) ** -.5
-            if ".proj." in name or ".down." in name:
-                std = 0.
-            elif name.startswith("head."):
-                std = .002
-            nn.init.normal_(p, std=std)
 
     def forward(self, batch, watch=False, explicit=False, cache=None):
         """
@@ -536,8 +569,11 @@ class Transformer(nn.Module):
             routings.append(routing)
 
         x = layout.unsort(x).view(B, T, -1)
-        x = x[batch["loss"]]  # (n, C): not all places have a loss
-        output = Output(self.logits(x, batch))
+        output = Output(self.logits(x[batch["loss"]], batch))  # not all places have a loss
+        if "draws" in batch:
+            drawn = self.hand.say(x, batch)
+            off = self.hand.off(drawn, batch) if "wanted" in batch else None
+            output = output._replace(drawn=drawn, off=off)
         if watch:
             output = output._replace(mass=torch.stack(masses))
         if self.config.routed():
@@ -569,7 +605,9 @@ class Transformer(nn.Module):
 
     def attention_mask(self, batch, cache):
         """(B, 1, T, S) bool: which token sees which. None: all see what stands before them."""
-        if cache is None and not self.config.full:
+        c = self.config
+        draws_full = c.draw == "flow" and not c.causal
+        if cache is None and not c.full and not draws_full:
             return None
         start = cache.used if cache else 0
         end = start + batch["ids"].size(1)
@@ -580,8 +618,9 @@ class Transformer(nn.Module):
             # padding on the left sees itself alone: a softmax over nothing would be nan
             is_real = key >= cache.pad[:, None, None, None]  # (B, 1, 1, S)
             sees = (sees & is_real) | (key == query)
-        if self.config.full:
-            picture = batch["picture"].masked_fill(batch["generated"], -1)  # (B, T)
+        if c.full or draws_full:
+            both_ways = torch.where(batch["generated"], draws_full, c.full)  # (B, T)
+            picture = batch["picture"].masked_fill(~both_ways, -1)
             pictures = picture
             if cache:
                 cache.picture[:, start:end] = picture
@@ -602,10 +641,12 @@ class Transformer(nn.Module):
             place = place + second * (self.config.n_image + 1)
         x = F.embedding(ids, vocabulary)
         generated = batch["generated"][..., None]  # (B, T, 1)
+        seen = (batch["picture"] >= 0)[..., None] & ~generated
         if self.hand is not None and batch["n_generated"]:
-            x = torch.where(generated, self.hand.embed(x), x)
+            x = torch.where(generated, self.hand.embed(x, batch), x)
+        if self.config.see == "latents":
+            x = torch.where(seen, self.hand.see(batch["ids"]), x)
         if self.eyes is not None and "pixels" in batch:
-            seen = (batch["picture"] >= 0)[..., None] & ~generated
             x = x.masked_scatter(seen, self.eyes(batch["pixels"]).to(x.dtype))
         return x + F.embedding(place, grid)
 
@@ -617,7 +658,8 @@ class Transformer(nn.Module):
             ids = ids.masked_fill((ids >= begins) & (ids <= ends), begins)  # with what is between
         if not c.aligned:  # each digit of a picture that is seen is shifted by one
             seen = (batch["picture"] >= 0) & ~batch["generated"]
-            ids = torch.where(seen, c.first_image + shifted(ids - c.first_image, c.levels), ids)
+            other = data.shifted(ids - c.first_image, c.levels)
+            ids = torch.where(seen, c.first_image + other, ids)
         return ids
 
     def grid(self, i):
@@ -645,17 +687,19 @@ class Transformer(nn.Module):
         head = self.head[which]()  # (V, C)
         with torch.autocast(x.device.type, enabled=False):  # logits in bfloat16 are too coarse
             x = x.to(head.dtype)
-            if drawing and self.hand is not None:
+            if drawing and self.config.own_head:
                 return self.hand.logits(x, head)
             return F.linear(x, head)
 
-    def to_batch(self, ids, roles, pixels=None, drop=None):
-        """data.to_batch() for this network"""
+    def to_batch(self, ids, roles, pixels=None, drop=None, rng=None):
+        """data.to_batch() for this network; rng: of noise, in training"""
         if self.eyes is None:
             pixels = None
         if pixels is not None:
             ids, roles = self.eyes.frame(ids, roles)
-        return data.to_batch(ids, roles, *self.kinds(), pixels, drop, self.rotary.device)
+        other = self.config.draw != "tokens"
+        batch = data.to_batch(ids, roles, *self.kinds(), pixels, drop, self.rotary.device, other)
+        return self.hand.prepare(batch, rng) if other else batch
 
     def describe(self, ids, roles):
         """data.describe() for this network"""

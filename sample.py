@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data import TARGET, WATCHED, make_row, special_id, window
+from data import WATCHED, make_row, pad_left, special_id, window
 
 # how pictures are sampled if nothing is said: what python -m lab.sampling found best
 GUIDANCE = 1.5
@@ -41,18 +41,8 @@ def extend(model, starts, n, stand_in, choose, pixels=None, end=None, cached=Tru
     # what is new, up to the place `at` that is chosen next. There are logits only where the next
     # token is a target, and no place before `at` is one any more: so there is one a row
     device = model.rotary.device
-    longest = max(len(ids) for ids, _ in starts)
-    shape = (len(starts), longest + n)
-    ids = np.full(shape, stand_in)
-    roles = np.full(shape, TARGET)
-    pad = []  # rows are padded on the left, so that all go on at the same place
-    for b, (start_ids, start_roles) in enumerate(starts):
-        first = longest - len(start_ids)
-        pad.append(first)
-        ids[b, :first] = 0
-        ids[b, first:longest] = start_ids
-        roles[b, :first] = 0
-        roles[b, first:longest] = start_roles
+    ids, roles, pad = pad_left(starts, n, stand_in)
+    longest = ids.shape[1] - n
     row = model.describe(ids, roles)
     pad = torch.tensor(pad, device=device)
     cache = model.new_cache(pad, longest + n)
@@ -116,7 +106,7 @@ def pick(logits, u, temperature=1., top_k=0, top_p=1.):
 
 
 def draw(model, enc, prompts, cfg=GUIDANCE, temperature=1., top_k=0, top_p=TOP_P, seed=0, first=0,
-         batch=64, cached=True):
+         batch=64, cached=True, **by_hand):
     """
     Image codes (N, n_image) for N prompts.
 
@@ -124,7 +114,9 @@ def draw(model, enc, prompts, cfg=GUIDANCE, temperature=1., top_k=0, top_p=TOP_P
     the prompt, <|null|> in place of each of its tokens, and moves from there cfg times the way to
     those with it. 1 is none, and costs half.
 
-    Picture i is drawn by numbers from (seed, first + i) alone, whatever it is batched with.
+    Picture i is drawn by numbers from (seed, first + i) alone, whatever it is batched with. A hand
+    other than tokens draws in its own way, see systems/: of what is said here it takes cfg and
+    seed, and by_hand is for it alone.
     """
     c = model.config
     codes = []
@@ -136,6 +128,9 @@ def draw(model, enc, prompts, cfg=GUIDANCE, temperature=1., top_k=0, top_p=TOP_P
         if cfg != 1:
             starts += [without_prompt(c, *start) for start in starts]
         seeds = [seed * 1_000_003 + first + j for j in range(i, i + n)]
+        if c.draw != "tokens":
+            codes.append(model.hand.draw(model, starts, seeds, cfg, **by_hand))
+            continue
         u = torch.stack([random_numbers(s, c.n_image) for s in seeds]).to(model.rotary.device)
 
         def choose(logits, k):

@@ -27,7 +27,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from tqdm import tqdm
 
 import aia
@@ -39,9 +38,11 @@ from model import Config
 from sample import draw
 from systems import build
 from systems.dial import cost, with_flags
-from systems.flags import (RATIO, dial_of, how_to_resume, phase_begins, read_flags, rows_a_step,
-                           stages_of, turned)
+from systems.flags import read_flags
 from systems.interleave import SHARE, all_behind, pick_others, put_behind
+from systems.losses import row_losses
+from systems.plan import (RATIO, dial_of, how_to_resume, phase_begins, rows_a_step, stages_of,
+                          turned)
 from systems.runs import (VERSION, as_saved, load_checkpoint, load_model, next_command,
                           read_config, refuse_other_data)
 from systems.start import begin_with, stage_at, trains
@@ -208,7 +209,9 @@ model.dropout = args.dropout
 compile_layers(model, args.compile)
 if args.fsdp:
     processes.shard(model, device_type)
-opts = optimizers(model, args.lr, args.weight_decay)  # Muon, AdamW
+# with --old_lr: what a stage would leave as it is
+slow = [name for name, _ in model.named_parameters() if args.old_lr and not trains(stages[0], name)]
+opts = optimizers(model, args.lr, args.weight_decay, slow, args.old_lr)  # Muon, AdamW
 
 # ---------------------------------------------------------------------------------------------
 # 2. what a step takes: learning rate, stage, rows, losses
@@ -238,11 +241,11 @@ def enter(stage):
     what is called in a training step: the model, wrapped if several processes share it.
     """
     for name, p in model.named_parameters():
-        p.requires_grad_(trains(stage, name))
+        p.requires_grad_(trains(stage, name) or name in slow)
     if config.route == "supervised":  # UTAMoE: at first the label chooses
         model.route = stage.get("route", config.route)
     # a row to draw has no use for eyes, a row to understand none for the hand
-    some_idle = bool(config.split or config.own_head or config.see != "tokens")
+    some_idle = bool(config.split) or model.hand is not None or model.eyes is not None
     return processes.share(model, args.fsdp, some_idle)
 
 
@@ -277,20 +280,9 @@ def read_rows(step):
             if args.interleave:
                 others = behind[task][part::parts]
                 arrays[:2] = put_behind(*arrays[:2], others, data.rows["train"], pad)
-            batch = model.to_batch(*arrays, drop=drop[part::parts])
+            batch = model.to_batch(*arrays, drop=drop[part::parts], rng=rng)
             batches.append((task, batch, (~drop).sum()))
     return batches
-
-
-def row_losses(logits, batch):
-    """
-    Next-token loss of each row (B,), its mean over the row's targets: so a picture and an answer
-    weigh the same.
-    """
-    predicts = batch["loss"]  # (B, T)
-    nll = F.cross_entropy(logits.float(), batch["targets"][predicts], reduction="none")
-    nll = nll.new_zeros(predicts.shape).masked_scatter(predicts, nll)
-    return nll.sum(1) / predicts.sum(1).clamp(min=1)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -313,7 +305,7 @@ def evaluate(n):
         total = 0.
         for i in range(0, m, 100):
             batch = model.to_batch(*[array[i:min(i + 100, m)] for array in rows])
-            total += row_losses(model(batch).logits, batch).sum().item()
+            total += row_losses(model(batch), batch).sum().item()
         losses[task] = total / m
     pictures = None
     if args.task != "understand" and (rank == 0 or args.fsdp):
@@ -430,23 +422,22 @@ for step in range(first_step, args.steps + 1):
     # the second phase begins with fresh moments, as a run from --init_from has no others
     if step == begin > 0:
         save("pretrained.pt")
-        opts = optimizers(model, args.lr, args.weight_decay)
+        opts = optimizers(model, args.lr, args.weight_decay, slow, args.old_lr)
 
     # the learning rate of this step: Muon's, and AdamW's
     height = height_at(step)
     for opt, peak in zip(opts, (args.lr, args.lr * .4)):
         for group in opt.param_groups:
-            group["lr"] = height * peak
+            group["lr"] = height * peak * group["share"]
 
     # this step's rows; the next step's are asked for
     with meter.aside("waiting"):
         batches = coming.result()
     coming = reader.submit(read_rows, min(step + 1, args.steps - 1))
 
-    # AIA acts in the second phase, on every N-th step, and not while anything is frozen
+    # AIA acts in the second phase, on every N-th step, and in the last stage alone
     its_turn = (step - begin) % args.aia_every == 0
-    frozen = "train" in stage or "freeze" in stage
-    align = args.aia > 0 and phase == 1 and its_turn and not frozen
+    align = args.aia > 0 and phase == 1 and its_turn and stage is stages[-1]
     weight = args.aia * args.aia_every  # on every N-th step, N times as strong
     if align and args.aia_fade:
         weight *= (args.steps - step) / (args.steps - begin)
@@ -466,8 +457,10 @@ for step in range(first_step, args.steps + 1):
         processes.sync_gradients(net, now=(i == len(batches) - 1))
         with torch.autocast(device_type, torch.bfloat16, enabled=args.dtype == "bfloat16"):
             output = net(batch, watch=align, explicit=explicit)
-        loss = row_losses(output.logits, batch).mean() / args.accumulate
+        loss = row_losses(output, batch).mean() / args.accumulate
         losses[f"loss_{task}"] = losses.get(f"loss_{task}", 0) + loss.detach()
+        if task == "generate":
+            loss = loss * args.draw_weight
         if align:  # the interaction of these rows, and how far it is off its target
             watched, watching = batch["watched"], batch["watching"]
             valid = watched.any(1) & watching.any(1)  # (B,) but for rows without their prompt

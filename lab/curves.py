@@ -118,6 +118,8 @@ def notes_on_network(model):
         copies = f"{'+'.join(model['split'])} by {model['route']}"
     eyes = "by an encoder" if model["see"] == "encoder" else model["see"]
     hand = ", own head" if model["own_head"] else ""
+    if model.get("draw", "tokens") != "tokens":  # an older run does not say
+        hand = f", draws by {model['draw']}"
     return [copies, f"sees {eyes}{hand}"]
 
 

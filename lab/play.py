@@ -13,6 +13,7 @@ from data import encoding_of, load_tokenizer
 from lab.conversation import check_prompt, converse, load_picture
 from lab.speed import speed
 from sample import GUIDANCE, TOP_P, answer, draw
+from systems.flow import STEPS
 from systems.runs import latest_run, load_model
 from tools.device import find_device
 from tools.faults import expect_faults
@@ -40,6 +41,10 @@ def read_flags():
     add("--top_k", type=int, default=0, help="sample among the k likeliest tokens only; 0: all")
     add("--top_p", type=float, default=TOP_P,
         help="sample among the fewest tokens whose probabilities reach p")
+    add("--flow_steps", type=int, help="by flow: steps from noise to a picture (default: "
+                                       f"{STEPS})")
+    add("--heun", action="store_true",
+        help="by flow: look twice a step, before and behind it, and go by the mean")
     add("--seed", type=int, default=0, help="another seed, other pictures")
     add("--png", default="grid.png", help="where the sheet of --prompt goes")
     add("--image", help="a picture to ask about")
@@ -58,6 +63,8 @@ def read_flags():
         sys.exit(f"--seed {args.seed}: wanted is a number from 0 to {2**31 - 1:,}")
     if not 1 <= args.n <= MOST:
         sys.exit(f"--n {args.n}: wanted is a number from 1 to {MOST:,}")
+    if args.flow_steps is not None and not 1 <= args.flow_steps <= 10_000:
+        sys.exit(f"--flow_steps {args.flow_steps}: wanted is a number from 1 to 10,000")
     if not 0 < args.top_p <= 1:
         sys.exit(f"--top_p {args.top_p}: wanted is a number above 0, and 1 at most")
     for name in ("temperature", "top_k", "cfg"):
@@ -86,7 +93,7 @@ def refuse_idle(p, args):
     if not draws:
         idle["n"] = "goes with --prompt or --prompts"
     if not (draws or converses):
-        of_drawing = ("cfg", "temperature", "top_k", "top_p", "seed")
+        of_drawing = ("cfg", "temperature", "top_k", "top_p", "flow_steps", "heun", "seed")
         idle |= {name: "is for drawing; add a --prompt, or leave it out" for name in of_drawing}
     for name, remedy in idle.items():
         value = getattr(args, name)
@@ -145,6 +152,25 @@ def draw_prompts(args, prompts, model, enc, tok, meta, sampling):
     print(f"{len(texts)} pictures: {png}{limit}")
 
 
+def sampling_of(args, config, folder):
+    """The flags for sample.draw(). Exits with one line if the network's hand has no use for one."""
+    sampling = {"cfg": args.cfg}
+    if config.draw == "tokens":
+        if args.flow_steps or args.heun:
+            sys.exit(f"--flow_steps, --heun: are of drawing by flow, and {folder} draws token by "
+                     "token; leave them out")
+        return sampling | {name: getattr(args, name) for name in ("temperature", "top_k", "top_p")}
+    if (args.temperature, args.top_k, args.top_p) != (1., 0, TOP_P):
+        sys.exit(f"--temperature, --top_k, --top_p: are of drawing token by token, and {folder} "
+                 f"draws by {config.draw}; leave them out")
+    if config.draw == "features":
+        if args.flow_steps or args.heun:
+            sys.exit(f"--flow_steps, --heun: are of drawing by flow, and {folder} draws by "
+                     "features; leave them out")
+        return sampling
+    return sampling | {"steps": args.flow_steps or STEPS, "heun": args.heun}
+
+
 def main():
     """Draws, answers, both, or converses, as the flags say."""
     speak_plainly()
@@ -157,7 +183,7 @@ def main():
     tok = load_tokenizer(Path(folder) / "tokenizer.pt", device)
     meta = config["data"]
     enc = encoding_of(meta)
-    sampling = {name: getattr(args, name) for name in ("cfg", "temperature", "top_k", "top_p")}
+    sampling = sampling_of(args, model.config, folder)
 
     trained_on = config["train"]["task"]
     # a network that was trained for one task is not asked for the other

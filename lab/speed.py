@@ -30,8 +30,14 @@ def speed(model, enc, tok, meta, task, n=64):
     def answer_all(cached):
         return answer(model, enc, codes, talks, pixels, cached=cached)
 
-    if task != "understand":
+    if task != "understand" and model.config.draw == "tokens":
         compare("pictures", len(prompts), draw_all)
+    elif task != "understand":
+        draw_all(True)  # warms up
+        start = time.perf_counter()
+        draw_all(True)
+        seconds = time.perf_counter() - start
+        print(f"{len(prompts)} pictures: {len(prompts) / seconds:.1f} a second")
     if task != "generate":
         compare("answers", n, answer_all)
 

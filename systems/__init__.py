@@ -3,7 +3,12 @@ systems: what the published systems have in place of tokens. README.md tells whe
 
   patches.py    eyes: two convolutions on pixels (EVEv2)
   encoder.py    eyes: an encoder of pixels with an adapter (Janus-Pro, BAGEL, UTAMoE)
+  siglip.py     from which that encoder has its first weights
   own_head.py   hand: an embedding and a head of its own for what is drawn (Janus-Pro, UTAMoE)
+  flow.py       hand: out of noise (Transfusion, LMFusion, BAGEL)
+  features.py   hand: features of an encoder (MetaMorph)
+  queries.py    hand: asks a network that stays as it is (MetaQuery)
+  losses.py     what a network is off in each row
 
   dial.py       a preset, turned by flags; what it costs
   interleave.py rows that stand behind other rows, so that their place does not tell the task
@@ -11,13 +16,17 @@ systems: what the published systems have in place of tokens. README.md tells whe
   runs.py       the folders of runs
 
 A pair of eyes is called with pixels (B, S, S, 3) uint8 and returns vectors (B, n_image, C); its
-frame(ids, roles) may put markers between a row's image tokens. A hand has embed(x), for the tokens
-of what is drawn, and logits(x, head).
+frame(ids, roles) may put markers between a row's image tokens. A hand has embed(x, batch), for the
+tokens of what is drawn; then logits(x, head), or if it does not draw token by token
+prepare(), say(), off() and draw(), see systems/flow.py.
 """
-from model import Transformer
+from model import Transformer, init_weights
 from systems.encoder import Encoder
+from systems.features import Features
+from systems.flow import Flow
 from systems.own_head import OwnHead
 from systems.patches import Patches
+from systems.queries import Queries
 
 
 def build(config):
@@ -29,5 +38,11 @@ def build(config):
         model.eyes = Encoder(config)
     if config.own_head:
         model.hand = OwnHead(config)
-    model.init_weights()
+    if config.draw == "flow":
+        model.hand = Flow(config)
+    if config.draw == "features":
+        model.hand = Features(config, model.eyes)
+    if config.draw == "queries":
+        model.hand = Queries(config)
+    init_weights(model)
     return model

@@ -9,7 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from data import TARGET, TASKS, window
-from model import ALL, PRESETS, ROUTERS, Copies
+from model import ALL, PRESETS, ROUTERS, Config, Copies
 from systems import build
 
 # which of the numbers of cost() is held equal by --match
@@ -25,7 +25,7 @@ def with_flags(config, arch, match=None, **flags):
     it. match, a key of MATCH: then as wide as costs what `config` does. Raises ValueError if the
     flags contradict each other.
     """
-    preset = {name: value for name, value in PRESETS[arch].items() if name != "stages"}
+    preset = {name: value for name, value in PRESETS[arch].items() if name in Config.DIAL}
     flags = {name: value for name, value in flags.items() if value is not None}
     new = replace(config, **preset | flags)
     wrong = contradiction(new, flags)
@@ -52,6 +52,12 @@ def contradiction(config, flags):
         return "split is any of norm, qkv, ffn, ends"
     if "route" in flags and not config.split:
         return "nothing exists in copies that could be routed; give --split"
+    if config.outer and config.last:
+        return "copies are in the outer layers, or in the last; leave one of the two out"
+    if (config.outer or config.last) and (has_router or not config.split):
+        return "--outer and --last say where copies are; give --split, and no router"
+    if not 0 <= config.outer <= config.n_layer or not 0 <= config.last <= config.n_layer:
+        return f"--outer and --last: wanted is at most {config.n_layer}, as there are layers"
     if has_router and tuple(config.split) != ("ffn",):
         return "routers choose among copies of ffn alone"
     if "ends" in config.split and config.route != "task":
@@ -60,6 +66,20 @@ def contradiction(config, flags):
         return "wanted are 1 to 1,000 experts"
     if not config.aligned and config.see != "tokens":
         return "--no-aligned is of networks that see tokens; add --see tokens"
+    if config.own_head and config.draw != "tokens":
+        return f"an own head is of tokens; leave out --draw {config.draw}, or add --no-own_head"
+    if config.draw not in ("flow", "queries") and config.noise != "flow":
+        return "--noise is of a hand by flow; add --draw flow"
+    if config.draw != "flow" and config.causal:
+        return "--causal is of a hand by flow; add --draw flow"
+    if config.draw == "features" and config.see != "encoder":
+        return "what is drawn are features of what sees; add --see encoder"
+    if config.draw == "queries" and not 1 <= config.queries <= config.n_image:
+        return f"wanted are 1 to {config.n_image} queries, as many as a picture has tokens"
+    if config.draw != "queries" and {"queries", "connector", "condition"} & flags.keys():
+        return "--queries, --connector and --condition are of a hand by queries; add --draw queries"
+    if config.draw != "flow" and config.see == "latents":
+        return "latents are seen as they are drawn; add --draw flow, or other eyes (--see)"
     if not has_router and (config.experts > 1 or config.shared):
         return ("experts and a shared one need a router (--route learned | supervised | oracle), "
                 "or --experts 1 --no-shared")
@@ -86,8 +106,9 @@ def as_wide_as_costs(config, wanted, which):
 
 def example(model, task, B, device="cpu"):
     """
-    B rows of random tokens of the greatest length, in which every place has a loss: a batch, see
-    data.window(). Of patches rows to understand alone have markers, and are longer.
+    B rows of random tokens of the greatest length, in which every place has a loss (of another hand
+    than tokens what it draws alone): a batch, see data.window(). Of patches rows to understand
+    alone have markers, and are longer.
     """
     c = model.config
     length = c.block_size - (n_markers(c) if task == "generate" else 0)
@@ -104,6 +125,10 @@ def example(model, task, B, device="cpu"):
     if task == "understand" and model.eyes is not None:
         ids, roles = model.eyes.frame(ids, roles)
     batch = window(model.describe(ids, roles), 0, length, device)
+    if task == "generate" and c.draw != "tokens":
+        batch = model.hand.prepare(batch)
+        batch["loss"] = torch.zeros_like(batch["loss"])  # what it draws is no next token
+        return batch
     batch["loss"] = torch.ones_like(batch["loss"])
     n = B * length
     batch["loss_sizes"] = [0, n] if task == "generate" else [n, 0]

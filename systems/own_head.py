@@ -20,7 +20,7 @@ class OwnHead(nn.Module):
         self.embedding = nn.Sequential(nn.Linear(C, C), nn.GELU(), nn.Linear(C, C))
         self.head = nn.Linear(C, C)
 
-    def embed(self, x):
+    def embed(self, x, batch):
         """x (..., C), embedded tokens -> (..., C), as the trunk takes them when drawing"""
         return self.embedding(x)
 

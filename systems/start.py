@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from data import load_tokenizer
 from model import PRESETS, Config
+from systems.encoder import load_encoder
 from systems.runs import as_saved, load_model, refuse_other_data
 from tools.files import load_state
 
@@ -58,6 +60,8 @@ def source_of(name, dense):
 
 def trains(stage, name):
     """Whether a stage (see PRESETS in model.py) trains the weight of this name."""
+    if ".frozen." in name:  # see systems/features.py
+        return False
     if "train" in stage:
         return any(part in name for part in stage["train"])
     return not any(part in name for part in stage.get("freeze", ()))
@@ -73,9 +77,17 @@ def stage_at(step, stages):
 
 def begin_with(model, stages, args, data, device):
     """
-    Gives a model the weights that --init_from names, if any, and returns the stages it is to go
-    through. Exits with one line if those weights, or those stages, do not fit it.
+    Gives a model the weights that its encoder was trained to, if it has one, and those that
+    --init_from names, if any, and returns the stages it is to go through. Exits with one line if
+    these weights, or those stages, do not fit it.
     """
+    if model.config.see == "encoder" and args.pretrained and not args.resume:
+        load_encoder(model.eyes.encoder)
+    if model.config.draw == "features" and data.meta.get("semantic"):
+        sys.exit(f"--data {args.data}: its tokens stand for features already; to draw features "
+                 "themselves, take a data set of pixels' tokens, such as data/toy-nano")
+    if model.config.draw == "features" and not args.resume:
+        model.hand.load(load_tokenizer(data.folder / "tokenizer.pt", device))
     if args.init_from and not args.resume:
         args.branch = start_from_run(model, args.init_from, data, device)
     elif "stages" in PRESETS[args.arch] and len(stages) == 1 and not args.stages:

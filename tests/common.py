@@ -91,7 +91,7 @@ def same(a, b):
 
 def small_config(arch="emu3", **flags):
     config = Config(n_layer=3, n_head=2, n_embd=32, block_size=48, vocab_size=128, first_image=64,
-                    n_image=9, levels=(8, 7), patch=4)
+                    n_image=9, levels=(8, 7), patch=4, queries=4)
     return with_flags(config, arch, **flags)
 
 
