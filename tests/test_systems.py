@@ -11,19 +11,20 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
 import aia
-from data import TARGET, TASKS, WATCHED, load_tokenizer, special_id
-from model import PRESETS, Config, shifted
+from data import TARGET, TASKS, WATCHED, load_tokenizer, shifted, special_id
+from model import PRESETS, Config
 from sample import answer, draw
 from systems import build
 from systems.dial import cost, with_flags
-from systems.flags import name_of_run, rows_a_step
 from systems.interleave import all_behind, pick_others, put_behind
+from systems.losses import row_losses
+from systems.plan import name_of_run, rows_a_step
 from systems.runs import VERSION, latest_run, load_model, next_command
 from systems.start import source_of, start_from, start_from_run, trains
 from tests.common import every_place, same, small_config, small_model, task_batch, weights
+from tools.muon import optimizers
 
 pytest_plugins = "tests.fixtures"
 
@@ -94,7 +95,7 @@ def test_every_architecture_takes_the_toy_world_s_rows(arch, toy):
         target = torch.full((2, 1), .5)
         intensity = aia.interaction(output.mass, batch["watching"]).mean(-1)
         off = aia.aia_loss(intensity, torch.ones(4, dtype=torch.bool), target, target)
-        loss = F.cross_entropy(output.logits, batch["targets"][batch["loss"]])
+        loss = row_losses(output, batch).mean()
         (loss + off).backward()
         assert loss.isfinite() and off > 0
     codes = draw(model, toy.enc, ["a red circle", "two crosses"])
@@ -217,6 +218,8 @@ def test_flags_that_contradict_each_other_are_refused(flags, why):
 
 def test_a_run_is_named_by_what_it_is():
     flags = dict(aia=0., task="both", arch="emu3", split=None, route=None, experts=None, see=None,
+                 draw=None, noise=None, causal=None, pretrained=True, old_lr=0., outer=None,
+                 last=None, queries=None, connector=None, condition=None,
                  shared=None, own_head=None, full=None, match=None, reference="small",
                  control=None, balance=False, heads=0, each=None, aia_fade=False,
                  n_train=None, interleave=False, cues=None, aligned=None, size="nano",
@@ -233,6 +236,11 @@ def test_a_run_is_named_by_what_it_is():
              "interleave-12x4x64-no-cues"),
             ({"arch": "evev2", "match": "active"}, "evev2-match-active"),
             ({"split": ("qkv", "ffn"), "route": "task"}, "qkv+ffn-task"),
+            ({"arch": "januspro", "pretrained": False}, "januspro-no-pretrained"),
+            ({"draw": "flow", "noise": "ddpm", "causal": True}, "flow-ddpm-causal"),
+            ({"arch": "lmfusion", "old_lr": .1}, "lmfusion-old0.1"),
+            ({"arch": "evev2", "outer": 2}, "evev2-outer2"),
+            ({"arch": "metaquery", "queries": 4, "condition": "last"}, "metaquery-last-queries4"),
             ({"split": (), "own_head": False, "full": True}, "none-no-own_head-full")):
         assert name_of_run(SimpleNamespace(**flags | given)) == name
 
@@ -297,6 +305,29 @@ def test_a_run_starts_from_the_end_of_another_s_first_phase(trained, network, to
     assert "pretrained.pt" in capsys.readouterr().out
 
 
+def test_copies_may_be_in_the_outer_layers_alone_or_in_the_last():
+    for flags, has_copies in (({}, [True] * 3), ({"outer": 3}, [True] * 3),
+                              ({"outer": 1}, [True, False, True]),
+                              ({"last": 1}, [False, False, True])):
+        model = small_model("evev2", **flags)
+        assert [len(block.attn.qkv) == 2 for block in model.blocks] == has_copies
+        assert [len(block.ffn) == 2 for block in model.blocks] == has_copies
+        every_place(model, task_batch(model, "understand"))
+
+
+def test_old_weights_learn_by_a_share_of_the_learning_rate():
+    model = small_model("lmfusion")
+    [stage] = PRESETS["lmfusion"]["stages"]
+    slow = [name for name, _ in model.named_parameters() if not trains(stage, name)]
+    by_weight = {}
+    for opt in optimizers(model, .1, 0., slow, share=.25):
+        for group in opt.param_groups:
+            by_weight |= {id(p): group["share"] for p in group["params"]}
+    for name, p in model.named_parameters():
+        assert by_weight[id(p)] == (.25 if name in slow else 1.)
+    assert 0 < len(slow) < len(by_weight)
+
+
 def test_a_ratio_shares_out_the_rows_of_a_step():
     for task, ratio, drawn in (("both", "1:1", 16), ("both", "3:1", 24), ("both", "0:1", 0),
                                ("generate", "1:3", 32), ("understand", "1:1", 0)):
@@ -311,7 +342,8 @@ def test_the_stages_of_a_preset_fill_the_run_and_each_trains_something(arch):
     names = [name for name, _ in small_model(arch).named_parameters()]
     n_trained = [sum(trains(stage, name) for name in names) for stage in stages]
     assert 0 < n_trained[0] < len(names)
-    assert n_trained[-1] == len(names), "everything, in the end"
+    keeps_some = arch in ("lmfusion", "llavafusion", "metamorph", "metaquery")
+    assert (n_trained[-1] < len(names)) == keeps_some, "else everything, in the end"
 
 
 # ---------------------------------------------------------------------------------------------
@@ -325,6 +357,11 @@ def test_a_run_of_another_version_is_refused(trained, tmp_path):
     (tmp_path / "old" / "config.json").write_text(json.dumps(config | {"version": 2}))
     says = f"a run of version 2, this code reads {VERSION}; train it again"
     with pytest.raises(SystemExit, match=says):
+        load_model(tmp_path / "old")
+    config["model"]["see"] = "encoder"
+    del config["model"]["draw"]
+    (tmp_path / "old" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(SystemExit, match="encoders were smaller"):
         load_model(tmp_path / "old")
 
 
