@@ -179,7 +179,8 @@ def paper_targets(n_layer):
 
 def small_curves(dataset, size, steps):
     """{task: [L]} of the small references: as shipped, else as train.py made them, else none."""
-    if dataset.meta["kind"] == "toy" and not dataset.meta.get("speckled"):
+    is_other = dataset.meta.get("speckled") or dataset.meta.get("semantic")
+    if dataset.meta["kind"] == "toy" and not is_other:
         shipped = json.loads((ASSETS / "reference.json").read_text())
         if size in shipped:
             return {task: shipped[size][task] for task in TASKS}

@@ -37,7 +37,7 @@ def examine(model, data, tok, task="both", n=100, cfg=sample.GUIDANCE, *, folder
       cfg                classifier-free guidance
       folder             a Path: gets the benchmarks' files and mistakes.png
     """
-    if data.meta["kind"] == "real":
+    if data.meta["kind"] != "toy":
         return {} if task == "generate" else examine_real(model, data)
 
     columns, overall, mistakes = {}, {}, []
@@ -130,7 +130,10 @@ def examine_answers(model, data, tok, n, folder):
 
 
 def examine_real(model, data):
-    """Real pictures have no judge: the share of held-out dialogues answered word for word."""
+    """
+    Real pictures, and scenes that are told, have no judge: the share of held-out dialogues that are
+    answered word for word.
+    """
     rows = data.rows["val"]["understand"]
     ids, roles, pixels = [np.array(array[:DIALOGUES]) for array in rows]
     right = sample.answered(model, ids, roles, pixels)         # (dialogues,)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data import TASKS, encoding_of, load_tokenizer, make_row
+from data import TASKS, WATCHED, encoding_of, load_tokenizer, make_row
 from tools.device import keep_freed_memory
 from tools.processes import die_with_parent
 from toy.dataset import data_folder, finish_dataset, new_dataset, write_rows
@@ -28,6 +28,7 @@ from toy.merges import learn_merges
 from toy.tokenizer import tokenizer_path, train_toy_tokenizer
 from toy.words import (can_be_silent, caption, has_held_out, questions, says_held_out,
                        silent_caption)
+from toy.words import told as words_of
 from toy.world import CANVAS, COLORS, SHAPES, SIZES, make_scenes, render_all
 
 CHUNK = 40_000  # scenes that are made up at a time; there must be memory for twice as many
@@ -40,17 +41,22 @@ Span = namedtuple("Span", "split first n")
 Told = namedtuple("Told", "scene prompt turns")
 
 
-def build_toy(out, size="nano", n=40_000, seed=0, is_speckled=False):
+def build_toy(out, size="nano", n=40_000, seed=0, is_speckled=False, is_told=False,
+              tok=None):
     """
     n scenes of the toy world, and up to 1,000 more for validation, as a data set in the folder
     `out`. Each scene is one row to generate and one to understand. All follows from the seed.
 
     size         of the network: "nano", "small" or "base"; it decides the canvas
     is_speckled  see world.speckled()
+    is_told      no scene is drawn, each is told in words, see told_row(): rows for a network of
+                 text alone, with the same text tokenizer
+    tok          another image tokenizer than the toy world's, see systems/semantic.py
     """
     out = data_folder(out)
     canvas = CANVAS[size]
-    tok = tokenizer_for(canvas, is_speckled)
+    is_semantic = tok is not None
+    tok = tok or tokenizer_for(canvas, is_speckled)
     n_image = (canvas // tok.patch) ** 2
     counts = {"train": n, "val": min(n, 1000)}
     chunks = cut("train", 0, counts["train"], CHUNK) + cut("val", 0, counts["val"], CHUNK)
@@ -63,12 +69,15 @@ def build_toy(out, size="nano", n=40_000, seed=0, is_speckled=False):
 
     sizes = {}
     for split, n_rows in counts.items():
-        for task in TASKS:
+        for task in ("understand",) if is_told else TASKS:
             sizes[split, task] = (n_rows, longest_row(task, enc, n_image))
 
     with new_dataset(out, sizes, canvas) as folder:
-        work = partial(write_piece, folder=folder, tok=tok, enc=enc, canvas=canvas, sizes=sizes,
-                       speckle=[seed] if is_speckled else None)
+        if is_told:
+            work = partial(write_told, folder=folder, enc=enc, canvas=canvas, sizes=sizes)
+        else:
+            work = partial(write_piece, folder=folder, tok=tok, enc=enc, canvas=canvas,
+                           sizes=sizes, speckle=[seed] if is_speckled else None)
         bar = tqdm(total=sum(counts.values()), desc="toy world", unit=" scenes")
         with bar, start_workers(n) as pool:
             for i, chunk in enumerate(chunks):
@@ -77,9 +86,12 @@ def build_toy(out, size="nano", n=40_000, seed=0, is_speckled=False):
                     told = make_up(chunks[i + 1], seed, rng)
                 for n_scenes in done:
                     bar.update(n_scenes)
-        about = {"kind": "toy", "seed": seed, "canvas": canvas, "n_image": n_image}
+        kind = "told" if is_told else "toy"
+        about = {"kind": kind, "seed": seed, "canvas": canvas, "n_image": n_image}
         if is_speckled:
             about["speckled"] = True
+        if is_semantic:
+            about["semantic"] = True
         finish_dataset(folder, out, about, merges, tok, sizes)
 
 
@@ -257,10 +269,38 @@ def write_piece(piece, folder, tok, enc, canvas, sizes, speckle):
     return span.n
 
 
-def fitting_row(enc, picture, turns, longest):
+def fitting_row(enc, picture, turns, longest, make_row=make_row):
     """A row to understand, of as many turns as fit. The last, which may describe, always does."""
     while True:
         ids, roles = make_row(enc, enc.n_vocab, picture, turns=turns)
         if len(ids) <= longest:
             return ids, roles
         turns = turns[:-2] + turns[-1:]
+
+
+def write_told(piece, folder, enc, canvas, sizes):
+    """
+    Writes the scenes of a piece as they are told; for one that shows a held-out pair, which nothing
+    may name, another stands. There are no pictures: pixels are 0. Returns how many.
+    """
+    span, told = piece
+    _, longest = sizes[span.split, "understand"]
+    silent = [t for t in told if not has_held_out(t.scene)]
+    rows = []
+    for i in range(span.n):
+        t = silent[i % len(silent)]
+        rows.append(fitting_row(enc, t.scene, t.turns, longest, told_row))
+    pixels = np.zeros((span.n, canvas, canvas, 3), np.uint8)
+    write_rows(folder, span.split, "understand", span.first, rows, enc._special_tokens["<|pad|>"],
+               pixels)
+    return span.n
+
+
+def told_row(enc, first_image, scene, turns):
+    """
+    data.make_row() of a scene that is told: words stand between <|boi|> and <|eoi|>, in the place
+    of a picture.
+    """
+    ids, roles = make_row(enc, first_image, (), turns=turns)
+    words = enc.encode_ordinary(words_of(scene))
+    return ids[:2] + words + ids[2:], roles[:2] + [WATCHED] * len(words) + roles[2:]

@@ -44,10 +44,12 @@ def main():
         out = args.out or f"data/{Path(args.json).stem}"
         build_real(args.json, args.images, out, args.size, args.seed, args.tokenizer_steps)
     else:
-        out = args.out or f"data/{'speckled' if args.speckled else 'toy'}-{args.size}"
-        build_toy(out, args.size, args.n, args.seed, args.speckled)
-        print(f"{out}: {args.n} scenes, each to draw and to ask about")
-        print(f"next: python train.py --data {out}")
+        kind = "told" if args.told else "speckled" if args.speckled else "toy"
+        out = args.out or f"data/{kind}-{args.size}"
+        build_toy(out, args.size, args.n, args.seed, args.speckled, args.told)
+        does = "told and to be asked about" if args.told else "to draw and to ask about"
+        print(f"{out}: {args.n} scenes, each {does}")
+        print(f"next: python train.py --data {out}{' --task understand' if args.told else ''}")
 
 
 def read_flags():
@@ -61,9 +63,12 @@ def read_flags():
     p.add_argument("--speckled", action="store_true",
                    help="toy world: patches of ground have pale shades at random, which nobody can "
                         "foretell (with an image tokenizer of its own, trained first)")
+    p.add_argument("--told", action="store_true",
+                   help="toy world: scenes are told in words in place of pictures, for a network "
+                        "of text alone (see lmfusion in systems/README.md)")
     p.add_argument("--seed", type=int, default=0, help="everything follows from it")
-    p.add_argument("--out", help="folder to write (default: data/toy-SIZE or data/speckled-SIZE; "
-                                 "with --json: data/ and the file's name)")
+    p.add_argument("--out", help="folder to write (default: data/toy-SIZE, speckled-SIZE or "
+                                 "told-SIZE; with --json: data/ and the file's name)")
     p.add_argument("--json", help="LLaVA-style list of records; 'gpt' saying <image> makes a "
                                   "generation pair, else a dialogue")
     p.add_argument("--images", default=".", help="folder that the records' 'image' is relative to")
@@ -94,8 +99,10 @@ def refuse_what_does_nothing(args):
                  "out --json, --out and --n")
     if args.json and args.n:
         sys.exit(f"--n {args.n}: is of the toy world; a data set of --json has all its records")
-    if args.json and args.speckled:
-        sys.exit("--speckled: is of the toy world; leave it out, or --json")
+    if args.json and (args.speckled or args.told):
+        sys.exit("--speckled, --told: are of the toy world; leave them out, or --json")
+    if args.told and (args.speckled or args.train_tokenizer):
+        sys.exit("--told: has no pictures; leave out --speckled and --train_tokenizer")
     if args.tokenizer_steps and not args.json and not args.train_tokenizer:
         more = " --speckled" if args.speckled else ""
         sys.exit(f"--tokenizer_steps {args.tokenizer_steps}: no data set of the toy world trains "
@@ -109,19 +116,19 @@ def stop(signal_number, frame):
 
 def make_if_missing(folder, size):
     """
-    The toy world's data set for a size, speckled or not, made by a process of its own, if its
-    folder is not there. Another folder is not made up: exits with one line.
+    The toy world's data set for a size, speckled, told or as it is, made by a process of its own,
+    if its folder is not there. Another folder is not made up: exits with one line.
     """
     if (Path(folder) / "meta.json").exists():
         return
-    is_speckled = folder == f"data/speckled-{size}"
-    if not is_speckled and folder != f"data/toy-{size}":
+    kinds = {f"data/{kind}-{size}": kind for kind in ("toy", "speckled", "told")}
+    if folder not in kinds:
         if Path(folder).is_file():
             sys.exit(f"--data {folder}: is a file; wanted is the folder of a data set")
         sys.exit(f"{folder}: no data set here; make one with: python data.py --out FOLDER, or of "
                  "your own pictures: python data.py --json PAIRS.json --images FOLDER --out FOLDER")
     print(f"{folder} is missing: making the toy world first")
     command = Path(__file__).parent.parent / "data.py"
-    more = ["--speckled"] if is_speckled else []
+    more = [] if kinds[folder] == "toy" else [f"--{kinds[folder]}"]
     if rank == 0 and child(command, "--size", size, "--out", folder, *more, quiet=True):
         sys.exit(f"{folder}: could not be made (the reason is above)")

@@ -39,6 +39,11 @@ def dense(scene):
     return ", ".join(f"{o.size} {o.color} {o.shape}" for o in scene)
 
 
+def told(scene):
+    """Everything in the scene, and where: "small red circle top left, large blue cross middle"."""
+    return ", ".join(f"{o.size} {o.color} {o.shape} {place_of(o)}" for o in scene)
+
+
 # -------------------------------------------------------------------------------------------------
 # chance
 
