@@ -38,7 +38,7 @@ Of all but scores less is better, or is claimed.
 """
 
 from lab.conflict import MATRICES
-from model import PRESETS, SIZES
+from model import SIZES
 from toy.words import KINDS
 
 EVERY = "--aia_every 1 --exam 30"
@@ -48,7 +48,11 @@ SEE = "--task understand --batch_size 22 --see patches --exam 30"
 SPECKLED = "data/speckled-nano"
 DEEP = "--n_layer 12 --n_embd 64"
 THIN = "--n_embd 64"
-UTAMOE = "--arch utamoe --exam 30"
+NEW_EYES = "--no-pretrained"
+UTAMOE = f"--arch utamoe {NEW_EYES} --exam 30"
+# token by token; of those that draw otherwise see systems/README.md
+OTHERS = {"januspro": NEW_EYES, "evev2": "", "bagel": f"--draw tokens --no-full {NEW_EYES}",
+          "utamoe": NEW_EYES, "moe": "", "separate": ""}
 
 ARMS = {
     "main": {"flags": "--aia 0.1", "steps": 5500},
@@ -134,8 +138,10 @@ ARMS = {
     "told": {"flags": "--interleave --exam 30", "steps": 1650},
     "untold": {"flags": "--interleave --no-cues --exam 30", "steps": 1650},
     "misaligned": {"flags": "--no-aligned --exam 30", "steps": 1000},
-    # every way to take the network apart, in a tenth of the main job
-    **{arch: {"flags": f"--arch {arch} {SHORT}", "steps": 550} for arch in PRESETS},
+    # ways to take the network apart, in a tenth of the main job, with encoders from nothing
+    "emu3": {"flags": f"--arch emu3 {SHORT}", "steps": 550},
+    **{arch: {"flags": f"--arch {arch} {more} {SHORT}", "steps": 550}
+       for arch, more in OTHERS.items()},
     "emu3-aia": {"flags": "--aia 0.1 --exam 30", "steps": 220, "from": "emu3"},
     # seeing alone, from patches of pixels, and what exists in copies by modality
     "see": {"flags": SEE, "steps": 550},
@@ -150,7 +156,6 @@ ARMS = {
 }
 
 OTHER_MIXES = ("mix-2-to-1", "mix-4-to-1", "mix-1-to-2", "weak-small")
-OTHERS = [arch for arch in PRESETS if arch != "emu3"]  # emu3 shares all weights
 N_LAYER = SIZES["nano"][0]
 
 # what is claimed, and who says so
