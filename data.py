@@ -1,6 +1,7 @@
 """
 data.py: pictures and words become tokens, tokens become rows, rows become batches.
-Read this file first; model.py comes next. It imports nothing of ours.
+Read this file first; model.py comes next. It imports nothing of ours (but for a tokenizer of
+systems/, when it is to load one).
 
   1. image tokens   a small autoencoder, trained once and then frozen
   2. text tokens    a tiktoken.Encoding whose merges are learned from the data set's own text

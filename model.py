@@ -128,7 +128,7 @@ PRESETS = {
         {"share": .1, "train": ("eyes.adapter",), "ratio": "0:1"},
         {"share": .9}]},
     # Zhou et al. 2024, arXiv 2408.11039: one network foretells words and takes noise from pictures.
-    # The paper adds noise to half of the pictures to understand, too
+    # The paper adds noise to pictures to understand, too
     "transfusion": {"see": "latents", "draw": "flow", "full": True, "draw_weight": 5.},
     # Shi et al. 2024, arXiv 2412.15188: copies by modality. The words' stay as they are in a
     # network of text alone (--init_from)
@@ -144,7 +144,7 @@ PRESETS = {
         {"share": .1, "train": ("eyes.adapter",), "ratio": "0:1"},
         {"share": .9, "freeze": ("eyes.encoder",)}]},
     # Wang et al. 2024, arXiv 2412.06673: features in, tokens that stand for features out, as in a
-    # data set of systems/semantic.py
+    # data set of systems/semantic.py. At first the paper trains no words' embedding
     "illume": {"see": "encoder", "stages": [
         {"share": .1, "train": ("eyes.adapter", "embed.", "head.")},
         {"share": .4, "freeze": ("eyes.encoder",)},
@@ -532,6 +532,7 @@ class Transformer(nn.Module):
         self.dropout = 0.             # in training
         self.eyes = None              # tokens
         self.hand = None              # tokens
+        self.frozen = ()              # how the names of weights begin that never train
         side = round(config.n_image ** .5)
         self.embed = Copies(Table(config) for _ in range(n_ends))
         self.row = Copies(nn.Embedding(side, C) for _ in range(n_ends))  # where in its picture
@@ -601,12 +602,12 @@ class Transformer(nn.Module):
             dropout=self.dropout if torch.is_grad_enabled() else 0.,
             route=self.route,
             drawing=batch["drawing"].flatten(),
-            any_generated=batch["loss_sizes"][1] > 0)
+            any_generated=batch["n_generated"] > 0)
 
     def attention_mask(self, batch, cache):
         """(B, 1, T, S) bool: which token sees which. None: all see what stands before them."""
         c = self.config
-        draws_full = c.draw == "flow" and not c.causal
+        draws_full = c.draw == "flow" and not c.causal and batch["n_generated"] > 0
         if cache is None and not c.full and not draws_full:
             return None
         start = cache.used if cache else 0
@@ -691,15 +692,15 @@ class Transformer(nn.Module):
                 return self.hand.logits(x, head)
             return F.linear(x, head)
 
-    def to_batch(self, ids, roles, pixels=None, drop=None, rng=None):
-        """data.to_batch() for this network; rng: of noise, in training"""
+    def to_batch(self, ids, roles, pixels=None, drop=None, noise=None):
+        """data.to_batch() for this network; noise: in training, a seed of it for each row"""
         if self.eyes is None:
             pixels = None
         if pixels is not None:
             ids, roles = self.eyes.frame(ids, roles)
         other = self.config.draw != "tokens"
         batch = data.to_batch(ids, roles, *self.kinds(), pixels, drop, self.rotary.device, other)
-        return self.hand.prepare(batch, rng) if other else batch
+        return self.hand.prepare(batch, noise) if other else batch
 
     def describe(self, ids, roles):
         """data.describe() for this network"""

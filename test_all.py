@@ -495,7 +495,7 @@ def test_a_run_leaves_what_main_md_promises(trained):
 FLAGS = {"train.py": "systems/flags.py", "sample.py": "lab/play.py", "data.py": "toy/command.py",
          "aia.py": "lab/curves.py", "exam": "exam/__main__.py", "lab.cost": "lab/cost.py",
          "lab.bench": "lab/bench.py", "lab.kill": "lab/kill.py",
-         "systems.siglip": "systems/siglip.py", "systems.features": "systems/features.py",
+         "systems.siglip": "systems/siglip.py", "systems.painter": "systems/painter.py",
          "systems.semantic": "systems/semantic.py", "lab.study": "lab/study.py",
          "lab.conflict": "lab/conflict.py", "lab.assess": "lab/assess.py", "pytest": None}
 

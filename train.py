@@ -37,6 +37,7 @@ from exam.questions import prompts_to_watch
 from model import Config
 from sample import draw
 from systems import build
+from systems.checks import turned_config
 from systems.dial import cost, with_flags
 from systems.flags import read_flags
 from systems.interleave import SHARE, all_behind, pick_others, put_behind
@@ -174,6 +175,7 @@ if args.interleave:
     of_data["block_size"] *= 2  # a row and another before it
 config = Config(args.n_layer, args.n_head, args.n_embd, **of_data, levels=list(tok.levels),
                 patch=tok.patch)
+turned_config(config, args)
 config = with_flags(config, args.arch, args.match, **dial_of(args))
 model = build(config).to(device)
 # the weights of --init_from; if these went through the stages already, the last alone is left
@@ -241,7 +243,8 @@ def enter(stage):
     what is called in a training step: the model, wrapped if several processes share it.
     """
     for name, p in model.named_parameters():
-        p.requires_grad_(trains(stage, name) or name in slow)
+        may_train = not name.startswith(model.frozen)
+        p.requires_grad_(may_train and (trains(stage, name) or name in slow))
     if config.route == "supervised":  # UTAMoE: at first the label chooses
         model.route = stage.get("route", config.route)
     # a row to draw has no use for eyes, a row to understand none for the hand
@@ -260,27 +263,29 @@ def read_rows(step):
     """
     # which rows, and from which of them the prompt is dropped
     phase = phase_at(step)
-    rng = np.random.default_rng([args.seed, phase, step - phase * begin])
+    moment = [args.seed, phase, step - phase * begin]
+    rng = np.random.default_rng(moment)
     chosen = {}
     for task, n in stage_at(step, stages)["rows"].items():
         if n:
             numbers = np.sort(rng.integers(n_train[task], size=n))
             # for classifier-free guidance one picture of ten is drawn without its prompt
             drop = (rng.random(n) < .1) & (task == "generate")
-            chosen[task] = numbers, drop
+            noise = np.random.default_rng([*moment, 1]).integers(2**63, size=n)  # a seed a row
+            chosen[task] = numbers, drop, noise
     if args.interleave:
         behind = {task: pick_others(rng, len(numbers), n_train)
-                  for task, (numbers, _) in chosen.items()}
+                  for task, (numbers, *_) in chosen.items()}
     # part i takes every parts-th row from the i-th on
     batches = []
     parts = world * args.accumulate
     for part in range(rank, parts, world):
-        for task, (numbers, drop) in chosen.items():
+        for task, (numbers, drop, noise) in chosen.items():
             arrays = [array[numbers[part::parts]] for array in data.rows["train"][task]]
             if args.interleave:
                 others = behind[task][part::parts]
                 arrays[:2] = put_behind(*arrays[:2], others, data.rows["train"], pad)
-            batch = model.to_batch(*arrays, drop=drop[part::parts], rng=rng)
+            batch = model.to_batch(*arrays, drop=drop[part::parts], noise=noise[part::parts])
             batches.append((task, batch, (~drop).sum()))
     return batches
 
@@ -428,7 +433,7 @@ for step in range(first_step, args.steps + 1):
     height = height_at(step)
     for opt, peak in zip(opts, (args.lr, args.lr * .4)):
         for group in opt.param_groups:
-            group["lr"] = height * peak * group["share"]
+            group["lr"] = height * peak * group.get("share", 1.)  # an older checkpoint has none
 
     # this step's rows; the next step's are asked for
     with meter.aside("waiting"):

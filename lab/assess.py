@@ -13,8 +13,9 @@ places. Each drawing, right or wrong, becomes a row to understand:
     what color is the circle?     blue
     ...
 
-The first question is of the drawing and its caption, the others of what the drawing shows. (The
-paper's own templates are not known.) These rows join those of the data set.
+The first question is of the drawing and its caption, the others of what the drawing shows, if it
+shows anything that the toy world has. These rows join those of the data set. The paper's own words
+are not known; it has no sizes, and to a wrong drawing a second turn, with a right one.
 """
 import sys
 from pathlib import Path
@@ -22,17 +23,18 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from data import ARRAYS, encoding_of, load_dataset, load_tokenizer
+from data import ARRAYS, encoding_of, load_dataset, load_tokenizer, make_row
+from exam import pictures_of
 from exam.rules import any_beside, check, fitting
 from sample import draw
 from systems.runs import latest_run, load_model, refuse_other_data
 from tools.device import find_device
 from tools.faults import expect_faults
 from tools.flags import Parser, speak_plainly
-from toy.build import fitting_row
 from toy.dataset import data_folder, finish_dataset, new_dataset, write_rows
 from toy.judge import judge
-from toy.words import caption, can_be_silent, questions, says_held_out, silent_caption
+from toy.words import (can_be_silent, caption, has_held_out, questions, says_held_out,
+                       silent_caption)
 from toy.world import SHAPES, make_scenes, render_all
 
 SEED = 6  # beside the user's: of captions that are no data set's
@@ -73,13 +75,25 @@ def dialogue(record, mark, scene, rng):
     """
     turns = [(f"does it show {record['prompt']}?", mark)]
     if 1 <= len(scene) <= 4 and all(o.shape in SHAPES for o in scene):
-        turns += [(question, answer) for _, question, answer in questions(scene, rng)]
-    return [turn for turn in turns if not says_held_out(*turn)]
+        asked = [(question, answer) for _, question, answer in questions(scene, rng)]
+        if has_held_out(scene):  # which nothing names
+            asked = [turn for turn in asked if not says_held_out(*turn)]
+        turns += asked
+    return turns
+
+
+def row_of(enc, picture, turns, longest):
+    """A row to understand, of as many turns as fit, the first in any case."""
+    while True:
+        ids, roles = make_row(enc, enc.n_vocab, picture, turns=turns)
+        if len(ids) <= longest:
+            return ids, roles
+        turns = turns[:-1]
 
 
 def captions(n, seed):
     """n records of captions, and the scenes that they are of"""
-    rng = np.random.default_rng([seed, SEED])
+    rng = np.random.default_rng([seed, SEED, 1])
     scenes = make_scenes(n, [seed, SEED])
     records = [silent_caption(scene, rng) if can_be_silent(scene) else caption(scene, rng)
                for scene in scenes]
@@ -138,7 +152,7 @@ def main():
     records, scenes = captions(args.n, args.seed)
     prompts = [record["prompt"] for record in records]
     if args.control == "true":
-        codes = tok.encode(render_all(scenes, data.meta["canvas"]))
+        codes = tok.encode(render_all(scenes, *pictures_of(data.meta)))
     else:
         codes = draw(model, data.enc, prompts, seed=args.seed)
     pixels = tok.decode(codes)                                 # (n, S, S, 3)
@@ -146,18 +160,19 @@ def main():
     # marks
     seen = judge(pixels)
     marks = [marked(record, scene) for record, scene in zip(records, seen)]
-    rng = np.random.default_rng([args.seed, SEED, 1])
+    right = sum(mark == "yes" for mark in marks) / args.n
     if args.control == "shuffled":
-        marks = [marks[i] for i in rng.permutation(len(marks))]
+        order = np.random.default_rng([args.seed, SEED, 2]).permutation(args.n)
+        marks = [marks[i] for i in order]
 
     # rows
+    rng = np.random.default_rng([args.seed, SEED, 3])
     longest = data.rows["train"]["understand"][0].shape[1]
     rows = []
     for picture, record, mark, scene in zip(tqdm(codes, "marking"), records, marks, seen):
         turns = dialogue(record, mark, scene, rng)
-        rows.append(fitting_row(data.enc, picture, turns, longest))
+        rows.append(row_of(data.enc, picture, turns, longest))
     with_rows(data, tok, out, rows, pixels)
-    right = sum(mark == "yes" for mark in marks) / args.n
     print(f"{out}: {args.n} drawings, {right:.1%} of them right, joined {data.folder}\n"
           f"next: python train.py --init_from {run} --data {out} --out out/assessed")
 

@@ -19,10 +19,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from tqdm import tqdm
 
 from data import TASKS, load_dataset
+from systems.losses import row_losses
 from systems.runs import latest_run, load_model, read_config, refuse_other_data
 from tools.curves import BAND, GRID, INK, Pen
 from tools.device import find_device
@@ -129,12 +129,8 @@ def conflict(model, data, draws, rows, title):
 def gradient(model, data, task, numbers):
     """{(layer, matrix): its gradient as a vector} of the mean loss of some rows, as in train.py."""
     batch = model.to_batch(*[array[numbers] for array in data.rows["train"][task]])
-    is_target = batch["loss"]                                       # (B, T)
-    logits = model(batch).logits.float()
-    nll = F.cross_entropy(logits, batch["targets"][is_target], reduction="none")
-    share = is_target / is_target.sum(1, keepdim=True).clamp(min=1)  # of a row's mean
     model.zero_grad()
-    ((nll * share[is_target]).sum() / len(numbers)).backward()
+    row_losses(model(batch), batch).mean().backward()
     gradients = {}
     for layer, block in enumerate(model.blocks):
         for matrix, beginning in MATRICES.items():

@@ -145,7 +145,8 @@ def load_picture(file, canvas):
 def check_prompt(prompt, enc, model):
     """Raises ValueError if a prompt cannot be drawn; says which of its words are new."""
     c = model.config
-    too_many = len(enc.encode_ordinary(prompt)) + 1 + c.n_image - c.block_size
+    read = 1 if c.draw == "tokens" else 2  # besides: <|boi|>, and else the last token, too
+    too_many = len(enc.encode_ordinary(prompt)) + read + c.n_image - c.block_size
     if not prompt.strip():
         raise ValueError("is empty; say what to draw")
     if too_many > 0:

@@ -17,6 +17,7 @@ from data import TASKS, load_tokenizer
 from model import PRESETS, SIZES, Config
 from systems import build
 from systems.dial import MATCH, cost, example, n_markers, with_flags
+from systems.semantic import SemanticTokenizer
 from tools.device import find_device, keep_freed_memory, set_products
 from tools.faults import expect_faults
 from tools.flags import Parser
@@ -48,7 +49,7 @@ def main():
     trips = {}  # {preset: what it costs to see what was drawn}
     for arch, config in configs.items():
         net = build(config).to(device)
-        trips[arch] = round_trip(net, tok)
+        trips[arch] = round_trip(net, SemanticTokenizer().to(device) if arch == "illume" else tok)
         batches = [example(net, task, ROWS, device) for task in TASKS]
         opts = optimizers(net, .01)
         steps[arch] = partial(take_step, net, opts, batches, device, dtype)

@@ -167,6 +167,10 @@ def sampling_of(args, config, folder):
         if args.flow_steps or args.heun:
             sys.exit(f"--flow_steps, --heun: are of drawing by flow, and {folder} draws by "
                      "features; leave them out")
+        if args.cfg != GUIDANCE or args.seed:
+            sys.exit(f"--cfg, --seed: {folder} draws by features, and leaves nothing to chance; "
+                     "leave them out")
+        args.n = 1  # all would be alike
         return sampling
     return sampling | {"steps": args.flow_steps or STEPS, "heun": args.heun}
 
@@ -183,6 +187,9 @@ def main():
     tok = load_tokenizer(Path(folder) / "tokenizer.pt", device)
     meta = config["data"]
     enc = encoding_of(meta)
+    if meta["kind"] == "told":
+        sys.exit(f"{folder}: knows scenes as they are told, and no pictures; score it with: "
+                 f"python -m exam {folder}")
     sampling = sampling_of(args, model.config, folder)
 
     trained_on = config["train"]["task"]

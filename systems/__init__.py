@@ -6,8 +6,9 @@ systems: what the published systems have in place of tokens. README.md tells whe
   siglip.py     from which that encoder has its first weights
   own_head.py   hand: an embedding and a head of its own for what is drawn (Janus-Pro, UTAMoE)
   flow.py       hand: out of noise (Transfusion, LMFusion, BAGEL)
-  features.py   hand: features of an encoder (MetaMorph)
+  features.py   hand: features of an encoder (MetaMorph); painter.py makes pixels of them
   queries.py    hand: asks a network that stays as it is (MetaQuery)
+  semantic.py   image tokens that stand for features (ILLUME)
   losses.py     what a network is off in each row
 
   dial.py       a preset, turned by flags; what it costs
@@ -42,6 +43,7 @@ def build(config):
         model.hand = Flow(config)
     if config.draw == "features":
         model.hand = Features(config, model.eyes)
+        model.frozen = ("eyes.encoder.", "hand.frozen.")
     if config.draw == "queries":
         model.hand = Queries(config)
     init_weights(model)

@@ -38,6 +38,13 @@ def check_filled_in(args):
     if args.old_lr and (len(stages) > 1 or "train" not in stages[0]):
         sys.exit("--old_lr: is of a preset whose only stage leaves weights as they are, from "
                  "--init_from (lmfusion, llavafusion, metaquery); leave it out")
+    config = turned_config(Config(args.n_layer, n_image=10**6), args)
+    if args.fsdp and config.draw in ("features", "queries"):
+        sys.exit(f"--fsdp: not with a hand of {config.draw}, which works outside of the shards; "
+                 "leave it out")
+    if world > 1 and args.ratio and stages[-1].get("ratio") == "1:0":
+        sys.exit(f"--ratio {args.ratio}: of one process; --arch {args.arch} learns nothing of rows "
+                 "to understand")
     if args.fsdp and world == 1:
         sys.exit("--fsdp: shards are for several processes; start them with: "
                  "torchrun --nproc_per_node=N train.py --fsdp ...")
@@ -107,12 +114,17 @@ def check_reference(args):
         sys.exit(f"--control swapped: is of two tasks, and --task {args.task} trains one")
 
 
-def check_dial(args):
-    """Exits with one line if the dial cannot be turned so, for whatever size and data."""
+def turned_config(config, args):
+    """A Config as the flags turn it. Exits with one line if they contradict each other, or it."""
     try:
-        config = with_flags(Config(args.n_layer), args.arch, **dial_of(args))
+        return with_flags(config, args.arch, **dial_of(args))
     except ValueError as e:
         sys.exit(f"--arch {args.arch}, with its flags: {e}")
+
+
+def check_dial(args):
+    """Exits with one line if the dial cannot be turned so, for whatever size and data."""
+    config = turned_config(Config(args.n_layer, n_image=10**6), args)
     if args.interleave and config.see != "tokens":
         sys.exit("--interleave: is of networks that see tokens; leave it out, or add --see tokens")
     if not args.pretrained and config.see != "encoder":

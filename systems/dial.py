@@ -154,14 +154,16 @@ def cost(config):
     for module in model.modules():
         if isinstance(module, Copies):
             idle += count(module) * (1 - 1 / len(module))
+    batches = [example(model, task, 1) for task in TASKS]
     # attention as matrix products, which the counter knows on every device
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as flops:
-        for task in TASKS:
-            model(example(model, task, 1))
+        for batch in batches:
+            model(batch)
     tokens = 2 * (config.block_size - n_markers(config))
     return {"total": total, "active": round(total - idle),
             "flops": 3 * flops.get_total_flops() / tokens}
 
 
 def count(module):
-    return sum(p.numel() for p in module.parameters())
+    """Its parameters, but for what never trains and stands beside the network (features.py)"""
+    return sum(p.numel() for name, p in module.named_parameters() if "frozen." not in name)

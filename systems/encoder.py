@@ -64,6 +64,14 @@ def resized(x):
     return x.permute(0, 2, 3, 1).contiguous()
 
 
+def directions(features):
+    """
+    Features (..., WIDTH) without their length. They are so long that the mean squared error of two
+    is 1 - their cosine, which is half the square of the distance of two directions.
+    """
+    return F.normalize(features, dim=-1) * (features.size(-1) / 2) ** .5
+
+
 class Encoder(nn.Module):
     """pixels (B, S, S, 3) uint8 -> (B, n_image, C): the encoder, then an MLP as an adapter"""
 
@@ -71,11 +79,13 @@ class Encoder(nn.Module):
         super().__init__()
         C = config.n_embd
         self.n_image = config.n_image
+        self.as_drawn = config.draw == "features"  # then features come in as they go out
         self.encoder = VisionTransformer()
         self.adapter = nn.Sequential(nn.Linear(WIDTH, C), nn.GELU(), nn.Linear(C, C))
 
     def forward(self, pixels):
-        return self.adapter(as_many(self.encoder(pixels), self.n_image))
+        features = as_many(self.encoder(pixels), self.n_image)
+        return self.adapter(directions(features) if self.as_drawn else features)
 
     def frame(self, ids, roles):
         """Rows as they are: there are no markers."""

@@ -148,7 +148,8 @@ def add_training(parser):
     add("--n_head", type=int, help="attention heads, instead of the size's")
     add("--n_embd", type=int, help="channels, instead of the size's")
     add("--data", help="folder of a data set (default: with --init_from that run's; else "
-                          "data/toy-SIZE, made if missing, as data/speckled-SIZE is)")
+                          "data/toy-SIZE, made if missing, as data/speckled-SIZE, and "
+                          "data/told-SIZE are)")
     add("--n_train", type=int,
         help="train on the first so many rows of each task only (default: all)")
     add("--interleave", action="store_true",

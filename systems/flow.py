@@ -14,7 +14,7 @@ them anew at a t that is a little less. That is Euler's method.
 
 The papers of Transfusion and LMFusion have another mix (--noise ddpm; Nichol and Dhariwal 2021,
 arXiv 2102.09672), x_t = cos(t pi/2) x + sin(t pi/2) e, and learn e. The same steps back are then
-DDIM's (Song et al. 2020, arXiv 2010.02502).
+DDIM's (Song et al. 2020, arXiv 2010.02502); the papers take 250 of another kind.
 
 Within a picture that is drawn all see all (with --causal none behind it).
 
@@ -32,7 +32,8 @@ from model import RMSNorm
 from systems.losses import mean_of_rows
 
 STEPS = 25  # from noise to a picture
-SHIFT = 4   # how much nearer times are to noise, where the prompt decides what is drawn (BAGEL's)
+SHIFT = 4   # how much nearer times are to noise, where the prompt decides what is drawn (BAGEL's,
+            # in its later training)
 UNIT = 3 ** .5  # half the width of a uniform distribution whose standard deviation is 1
 FREQUENCIES = 32
 
@@ -76,7 +77,7 @@ class Flow(nn.Module):
             return (t * pi / 2).cos() * x + (t * pi / 2).sin() * e
         return (1 - t) * x + t * e
 
-    def prepare(self, batch, rng=None):
+    def prepare(self, batch, seeds=None):
         """
         A batch in which each picture being drawn is mixed with noise, at one time for its row. The
         hand is to say something of it in its own places ("draws"), which are watching; no next
@@ -85,27 +86,29 @@ class Flow(nn.Module):
         if not batch["n_generated"]:
             return batch
         drawn_next = batch["next_generated"]
-        return batch | self.noised(self.latents(batch["ids"]), rng) | {
+        return batch | self.noised(self.latents(batch["ids"]), seeds) | {
             "draws": batch["generated"],
             "watching": (batch["watching"] & ~drawn_next) | batch["generated"],
             "loss": batch["loss"] & ~drawn_next,
             "loss_sizes": [batch["loss_sizes"][0], 0]}
 
-    def noised(self, x, rng=None):
+    def noised(self, x, seeds=None):
         """
         Latents x (B, T, D) with noise: "noised", and "wanted" of the network, (B, T, D); "time"
         (B, T, 1), one a row.
 
-        rng: of times and noise. Without one, to compare networks, they are always the same, and
-        the rows' times even.
+        seeds (B,): of each row's noise and time. Without them, to compare networks, the noise is
+        always the same, and the times are even.
         """
-        B, T, _ = x.shape
-        if rng is None:
-            rng = np.random.default_rng(0)
+        B, T, D = x.shape
+        rngs = [np.random.default_rng(int(seed)) for seed in (range(B) if seeds is None else seeds)]
+        if seeds is None:
             t = (np.arange(B) + .5) / B
         else:
-            t = nearer_noise(1 / (1 + np.exp(-rng.standard_normal(B))))
-        e = torch.from_numpy(rng.standard_normal(x.shape, np.float32)).to(x.device)
+            normal = np.array([rng.standard_normal() for rng in rngs])
+            t = nearer_noise(1 / (1 + np.exp(-normal)))
+        e = np.stack([rng.standard_normal((T, D), np.float32) for rng in rngs])
+        e = torch.from_numpy(e).to(x.device)
         t = torch.from_numpy(t.astype(np.float32)).to(x.device)[:, None, None].expand(B, T, 1)
         wanted = e if self.config.noise == "ddpm" else e - x
         return {"noised": self.mix(x, e, t), "time": t, "wanted": wanted}

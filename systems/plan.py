@@ -15,6 +15,9 @@ SHAPE = ("n_layer", "n_head", "n_embd")  # what a size is
 RATIO = "5:11"  # rows to generate : rows to understand, as what is learned last is to look up
 STEPS = {"nano": 5500, "small": 4000, "base": 10000}
 
+# These see as the network that they start from
+KEEP_EYES = ("metaquery", "llavafusion")
+
 # How a step is taken, not which step it is: a resumed run may choose these anew.
 HOW = ("accumulate", "checkpoint", "compile", "fsdp")
 
@@ -35,7 +38,7 @@ def take_from_run(args):
     config = read_config(args.out)
     args.data = args.data or config["train"]["data"]
     is_there = (Path(args.data) / "meta.json").exists()
-    made = [f"data/{kind}-{config['train']['size']}" for kind in ("toy", "speckled", "told")]
+    made = [f"data/{kind}-{config['train']['size']}" for kind in ("toy", "speckled", "told", "semantic")]
     if not is_there and args.data not in made:  # see make_if_missing()
         sys.exit(f"--resume: the data set of {args.out} is not in {args.data}; "
                  "say where it is: --data FOLDER")
@@ -56,7 +59,12 @@ def fill_in(args):
         before = read_config(args.init_from)["train"]
     on_gpu = args.device.startswith("cuda")
     args.size = args.size or before.get("size", "small" if on_gpu else "nano")
-    args.data = args.data or before.get("data", f"data/toy-{args.size}")
+    kind = "semantic" if args.arch == "illume" else "toy"
+    args.data = args.data or before.get("data", f"data/{kind}-{args.size}")
+    if before and args.arch in KEEP_EYES and args.see is None:
+        of_before = read_config(args.init_from)["model"]
+        args.see = of_before["see"]
+        args.full = of_before["full"] if args.full is None else args.full
     for name in ("cues", "aligned"):  # without them weights mean something else
         if getattr(args, name) is None:
             setattr(args, name, before.get(name))
@@ -69,8 +77,10 @@ def fill_in(args):
     if args.n_embd % (2 * args.n_head):
         sys.exit(f"--n_embd {args.n_embd}: wanted is a multiple of {2 * args.n_head}, as each of "
                  f"{args.n_head} heads has pairs of channels; choose it or --n_head anew")
+    preset = PRESETS[args.arch]
     if args.draw_weight is None:
-        args.draw_weight = PRESETS[args.arch].get("draw_weight", 1.)
+        by_preset = args.draw in (None, preset.get("draw"))
+        args.draw_weight = preset.get("draw_weight", 1.) if by_preset else 1.
     args.steps = args.steps or STEPS[args.size]
     args.whole = args.whole or before.get("whole", before.get("steps", args.steps))
     args.eval_every = args.eval_every or max(1, args.steps // 10)

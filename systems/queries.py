@@ -8,7 +8,7 @@ flow: it has the connector's vectors and the noised latents side by side. Only q
 and decoder train, so the network answers as before, to the bit.
 
 What comes in: the queries. What goes out: the vectors that the trunk ends with, of which the
-decoder makes the v of flow.py, with its loss. To draw, the trunk is asked once; the decoder alone
+decoder makes the v of flow.py, with its loss. (The paper's has them by cross-attention.) To draw, the trunk is asked once; the decoder alone
 takes the steps from noise to a picture.
 
   --queries N       how many; at most as many as a picture has tokens
@@ -57,7 +57,7 @@ class Queries(nn.Module):
         self.decoder = Together(config, DECODER_LAYERS)
         self.flow = Flow(config)  # by it noised latents come in, and v goes out
 
-    def prepare(self, batch, rng=None):
+    def prepare(self, batch, seeds=None):
         """
         A batch of rows that each draw one picture, with its latents noised, see Flow.noised(), and
         the places whose vectors go to the decoder ("draws"). The queries are watching.
@@ -69,9 +69,10 @@ class Queries(nn.Module):
         is_query = batch["generated"] & (batch["place"] < c.queries)
         before_picture = batch["generated"].cumsum(1) == 0
         drawn_next = batch["next_generated"]
-        return batch | self.flow.noised(self.flow.latents(codes), rng) | {
-            "draws": is_query if c.condition == "queries" else before_picture,
-            "watching": (batch["watching"] & ~drawn_next) | is_query,
+        draws = is_query if c.condition == "queries" else before_picture
+        return batch | self.flow.noised(self.flow.latents(codes), seeds) | {
+            "draws": draws,
+            "watching": (batch["watching"] & ~drawn_next) | (is_query & draws),
             "loss": batch["loss"] & ~drawn_next,
             "loss_sizes": [batch["loss_sizes"][0], 0]}
 

@@ -187,6 +187,8 @@ def refuse_other_data(folder, config, data, flag, rows=False):
 
 def next_command(folder, task, meta, prompts):
     """What to type to see what a run has learned. meta: of its data set; prompts: for example"""
+    if meta["kind"] == "told":
+        return f"python train.py --arch lmfusion --init_from {folder} --data data/toy-nano"
     is_toy = meta["kind"] == "toy"
     if task == "understand":
         question = "what color is the circle?" if is_toy else "what is this?"

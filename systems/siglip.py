@@ -10,7 +10,7 @@ picture and a saying in a batch each is asked alone whether the two belong toget
     loss = -1/B sum_ij log sigmoid(z_ij (scale x_i y_j + bias))    z_ij = 1 if they do, else -1
 
 Scale and bias are learned. At first the scale is 10, and the bias says that few pairs belong
-together, as it is: one of B. What was learned is the tower of pictures; the other is thrown away.
+together, as it is: one of B, so log(p / (1 - p)) of p = 1/B. What was learned is the tower of pictures; the other is thrown away.
 
 No picture here shows a held-out pair, and no saying names one: what a network makes of them
 later it has not from here.
@@ -35,7 +35,7 @@ from tools.muon import optimizers
 from toy.words import place_of, told
 from toy.world import COLORS, SHAPES, SIZES, make_scenes, render_all
 
-B = 256  # pairs a step
+PAIRS = 256  # a step
 SEED = 3  # beside the user's: of scenes that are no data set's
 PLACES = ("top", "bottom", "left", "right", "middle")
 WORDS = ("", ",", *SIZES, *COLORS, *SHAPES, *PLACES)  # the first stands where nothing is said
@@ -87,7 +87,7 @@ class SigLIP(nn.Module):
         self.from_pictures = nn.Linear(WIDTH, WIDTH)
         self.from_words = nn.Linear(WIDTH, WIDTH)
         self.scale = nn.Parameter(torch.tensor(log(10.)))
-        self.bias = nn.Parameter(torch.tensor(log(1 / B / (1 - 1 / B))))
+        self.bias = nn.Parameter(torch.tensor(log(1 / (PAIRS - 1))))
         init_weights(self)
 
     def forward(self, pixels, ids):
@@ -116,7 +116,7 @@ def sigmoid_loss(logits, ids):
 # training
 
 
-def pairs(seed, n=B):
+def pairs(seed, n=PAIRS):
     """n scenes, their pictures (n, S, S, 3) uint8, and what is said of them (n, LONGEST)"""
     scenes = make_scenes(n, seed)
     pixels = torch.from_numpy(render_all(scenes))

@@ -60,8 +60,6 @@ def source_of(name, dense):
 
 def trains(stage, name):
     """Whether a stage (see PRESETS in model.py) trains the weight of this name."""
-    if ".frozen." in name:  # see systems/features.py
-        return False
     if "train" in stage:
         return any(part in name for part in stage["train"])
     return not any(part in name for part in stage.get("freeze", ()))
@@ -90,7 +88,7 @@ def begin_with(model, stages, args, data, device):
         model.hand.load(load_tokenizer(data.folder / "tokenizer.pt", device))
     if args.init_from and not args.resume:
         args.branch = start_from_run(model, args.init_from, data, device)
-    elif "stages" in PRESETS[args.arch] and len(stages) == 1 and not args.stages:
+    elif "stages" in PRESETS[args.arch] and not args.init_from and not args.stages:
         print(f"{args.arch}: its stages start from a trained network, and no --init_from names "
               "one: everything is trained jointly")
     if args.branch:  # from a network of this very architecture: its earlier stages are behind it

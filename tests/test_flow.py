@@ -16,7 +16,7 @@ pytest_plugins = "tests.fixtures"
 NOISES = ["flow", "ddpm"]
 
 
-def drawing_batch(model, rng=None):
+def drawing_batch(model, noise=None):
     """Two rows to draw, of which nine image tokens are the last."""
     c = model.config
     ids = np.random.default_rng(0).integers(c.first_image, c.first_image + c.n_codes, (2, 15))
@@ -24,7 +24,7 @@ def drawing_batch(model, rng=None):
     watched, watching = [WATCHED] * 4, [WATCHING]
     drawn = [TARGET | WATCHING] * 8 + [TARGET]
     roles = np.array([[0, *watched, *watching, *drawn]] * 2)
-    return model.to_batch(ids, roles, rng=rng)
+    return model.to_batch(ids, roles, noise=noise)
 
 
 def test_image_tokens_are_numbers_and_back():
@@ -44,7 +44,7 @@ def test_image_tokens_are_numbers_and_back():
 @pytest.mark.parametrize("noise", NOISES)
 def test_what_is_wanted_of_the_network_is_without_error(noise):
     model = small_model("transfusion", noise=noise)
-    batch = drawing_batch(model, np.random.default_rng(1))
+    batch = drawing_batch(model, [1, 2])
     assert (row_losses(model(batch), batch) > .1).all()
     assert not model.hand.off(batch["wanted"][batch["draws"]], batch).any()
 
@@ -62,15 +62,21 @@ def test_networks_are_compared_at_the_same_times_and_train_at_all():
     batches = [drawing_batch(model) for _ in range(2)]
     assert torch.equal(batches[0]["noised"], batches[1]["noised"])
     assert batches[0]["time"][:, 0, 0].tolist() == [.25, .75]
-    one, two = [drawing_batch(model, np.random.default_rng(seed)) for seed in (1, 2)]
-    assert not torch.equal(one["noised"], two["noised"])
+    one, two = [drawing_batch(model, noise) for noise in ([1, 2], [1, 3])]
+    for name in ("noised", "time", "wanted"):
+        assert torch.equal(one[name][0], two[name][0]), "a row's noise is its own"
+        assert (one[name][1] != two[name][1]).all()
 
 
 class Knowing:
-    """In a network's place: it knows the picture (n_image, D), and says what is wanted of it."""
+    """
+    In a network's place: it knows the picture (n_image, D), and says what is wanted of it; without
+    its prompt, in rows from the third on, it knows another.
+    """
 
-    def __init__(self, model, x):
-        self.model, self.x = model, x
+    def __init__(self, model, x, without=None):
+        self.x = x
+        self.without = x if without is None else without
         self.config, self.rotary = model.config, model.rotary
         self.describe, self.new_cache = model.describe, model.new_cache
         self.times = []
@@ -80,7 +86,8 @@ class Knowing:
             return None
         t = batch["time"][0, 0, 0]
         self.times.append(t.item())
-        x = self.x.expand_as(batch["noised"])
+        x = self.x.expand_as(batch["noised"]).clone()
+        x[2:] = self.without
         if self.config.noise == "ddpm":
             said = (batch["noised"] - (t * torch.pi / 2).cos() * x) / (t * torch.pi / 2).sin()
         else:
@@ -101,6 +108,22 @@ def test_who_knows_the_picture_draws_it(noise, heun):
         drawn = model.hand.draw(knowing, starts, [3, 4], cfg=2., steps=steps, heun=heun)
         assert torch.equal(drawn, codes.expand(2, -1))
         assert len(set(knowing.times)) == steps, "each time is looked at"
+
+
+def test_guidance_moves_from_what_is_said_without_the_prompt():
+    """And as far beyond what is said with it: here the first digit is 4 with, 3 without, then 5."""
+    model = small_model("transfusion")
+    knowing = Knowing(model, latents_of(model, 4, 3), without=latents_of(model, 3, 3))
+    rows = [([1, 2, 3], [0, 2, 0])] * 4
+    for cfg, digit in ((0., 3), (1., 4), (2., 5)):
+        drawn = model.hand.draw(knowing, rows, [3, 4], cfg=cfg, steps=5)
+        assert (drawn == digit + 8 * 3).all()
+
+
+def latents_of(model, *digits):
+    """A picture of one token all over"""
+    code = digits[0] + 8 * digits[1]
+    return model.hand.latents(torch.full((9,), model.config.first_image + code))
 
 
 def test_a_picture_is_drawn_as_a_whole_or_with_causal_bit_by_bit():

@@ -54,7 +54,7 @@ def test_every_preset_has_a_row_of_costs(monkeypatch, capsys):
     cost.main()
     rows = [line.split() for line in capsys.readouterr().out.splitlines()[3:]]
     assert [row[0] for row in rows] == list(PRESETS)
-    times = {row[0]: float(row[-2]) for row in rows}
+    times = {row[0]: float(row[-4]) for row in rows}
     assert times["emu3"] == 1
 
 
@@ -64,7 +64,10 @@ def test_a_cost_step_teaches_every_weight():
         batches = [cost.example(model, task, 2) for task in ("generate", "understand")]
         before = {name: p.clone() for name, p in model.named_parameters()}
         cost.take_step(model, optimizers(model, .1), batches, "cpu", "float32")
-        still = [name for name, p in model.named_parameters() if torch.equal(p, before[name])]
+        still = {name for name, p in model.named_parameters()
+                 if torch.equal(p, before[name]) and not name.startswith(model.frozen)}
+        if arch in ("bagel", "transfusion", "lmfusion", "metamorph"):
+            still -= {"embed.0.digit.weight"}  # of image tokens, which none of these embeds
         assert not still or arch in ("utamoe", "moe"), "idle experts may stay"
 
 

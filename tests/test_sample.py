@@ -86,8 +86,8 @@ def test_the_cache_changes_no_answer_of_eyes_on_pixels_either(arch):
     longer, shorter = [(rows[b, :n], watched[b, :n]) for b, n in ((0, 30), (1, 27))]
     pixels = batch.get("pixels", torch.zeros(2))
 
-    def likeliest(logits, k):
-        return logits[:, :57].argmax(-1)
+    def likeliest(logits, k):  # of seven others each time
+        return logits[:, 7 * k:7 * k + 7].argmax(-1) + 7 * k
 
     together = extend(model, [longer, shorter], 8, 0, likeliest, pixels)
     anew = extend(model, [longer, shorter], 8, 0, likeliest, pixels, cached=False)
@@ -95,7 +95,7 @@ def test_the_cache_changes_no_answer_of_eyes_on_pixels_either(arch):
              extend(model, [shorter], 8, 0, likeliest, pixels[1:])]
     assert torch.equal(together, anew)
     assert torch.equal(together, torch.cat(alone))
-    assert len(together.unique()) > 2
+    assert len((together % 7).unique()) > 2
 
 
 def test_a_question_that_cannot_be_asked_is_refused(toy, network):

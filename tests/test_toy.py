@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageFile
 
 import data
-from data import load_dataset, make_row
+from data import WATCHED, load_dataset, make_row
 from exam import pictures_of
 from exam.rules import check, truth
 from tests.common import run, same
@@ -25,7 +25,7 @@ from toy.merges import learn_merges, merge
 from toy.own import read_picture
 from toy.records import Fault, Report, Talk, load_records, understand
 from toy.tokenizer import ceiling, save_tokenizer, tokenizer_path, train_image_tokenizer
-from toy.words import KINDS, TAGS, caption, place_of, plural, questions
+from toy.words import KINDS, TAGS, caption, place_of, plural, questions, says_held_out
 from toy.world import (COLORS, GROUND, HELD_OUT, PALE, SHAPES, SIZES, Object, make_scenes,
                        relations, render, render_all)
 
@@ -433,6 +433,29 @@ def test_a_speckled_data_set_shows_the_same_scenes_on_other_ground(toy, tmp_path
     assert pictures_of(toy.meta) == (48, None)
     in_exam = render_all([[]], *pictures_of(other.meta))
     assert is_pale(in_exam).all()
+
+
+def test_a_told_data_set_has_words_in_the_place_of_pictures(tmp_path):
+    """The same words as tokens; all that is asked can be read off; no held-out pair is named."""
+    build_toy(tmp_path / "toy", "nano", n=48)
+    build_toy(tmp_path / "told", "nano", n=48, is_told=True)
+    toy, told = [load_dataset(tmp_path / name) for name in ("toy", "told")]
+    assert told.meta["kind"] == "told" and told.rows["train"].keys() == {"understand"}
+    for name in ("merges", "tokenizer", "first_image", "vocab_size"):
+        assert told.meta[name] == toy.meta[name]
+    ids, roles, pixels = told.rows["train"]["understand"]
+    assert ids.max() < told.meta["first_image"] and not pixels.any()
+    for row, role in zip(ids, roles):
+        said = told.enc.decode(row.tolist())
+        scene, asked = said.removeprefix("<|bos|><|boi|>").split("<|eoi|>")
+        for named in scene.split(", "):
+            assert not says_held_out(named)
+        watched = row[(role & WATCHED) > 0].tolist()
+        assert told.enc.decode(watched) == scene
+        if "describe the picture." in asked:
+            description = asked.split("describe the picture.<|answer|>")[1].split("<|end|>")[0]
+            assert [" ".join(named.split()[:3]) for named in scene.split(", ")] == \
+                description.split(", ")
 
 
 def is_pale(picture):

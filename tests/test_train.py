@@ -18,8 +18,9 @@ import torch.nn.functional as F
 import aia
 import data
 import sample
+import systems
 from data import TASKS, load_dataset
-from model import PRESETS, SECOND_COPIES, Config, Transformer
+from model import PRESETS, SECOND_COPIES, Config, Output
 from systems import build
 from systems.flags import read_flags
 from systems.runs import load_model
@@ -113,7 +114,7 @@ def test_a_row_s_loss_is_the_mean_over_its_targets(names):
     is_target[1, 1:] = True
     targets = torch.randint(0, 9, (2, 6))
     logits = torch.randn(6, 9)
-    losses = names["row_losses"](logits, {"loss": is_target, "targets": targets})
+    losses = names["row_losses"](Output(logits), {"loss": is_target, "targets": targets})
     torch.testing.assert_close(losses[0], F.cross_entropy(logits[:1], targets[0, 5:]))
     torch.testing.assert_close(losses[1], F.cross_entropy(logits[1:], targets[1, 1:]))
 
@@ -411,13 +412,13 @@ def take_part():
     What each process runs: train.py in float64, as Adam and Muon blow rounding errors up in
     float32.
     """
-    init_weights = Transformer.init_weights
+    init_weights = systems.init_weights
 
-    def init_in_float64(self):
-        init_weights(self)
-        self.double()
+    def init_in_float64(model):
+        init_weights(model)
+        model.double()
 
-    Transformer.init_weights = init_in_float64
+    systems.init_weights = init_in_float64
     shorten(pytest.MonkeyPatch())
     sys.exit(run("train.py", *sys.argv[1:]))
 

@@ -121,6 +121,8 @@ def make_if_missing(folder, size):
     """
     if (Path(folder) / "meta.json").exists():
         return
+    if folder == "data/semantic-nano":
+        sys.exit(f"{folder}: no data set here; make it: python -m systems.semantic")
     kinds = {f"data/{kind}-{size}": kind for kind in ("toy", "speckled", "told")}
     if folder not in kinds:
         if Path(folder).is_file():

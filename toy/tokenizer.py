@@ -87,6 +87,7 @@ def save_tokenizer(path, tok, half=False):
     """
     weights = {}
     for name, weight in tok.state_dict().items():
+        weight = weight.cpu()
         weights[name] = weight.half() if half else weight
     part = Path(f"{path}.part")
     try:
