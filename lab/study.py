@@ -93,8 +93,8 @@ def main():
     p.add_argument("name", nargs="?", choices=STUDIES, help="which study")
     p.add_argument("--list", action="store_true", help="what each study asks, and how far it is")
     p.add_argument("--quick", action="store_true",
-                   help="a tenth of the steps, three seeds and a small exam, for a lecture; the "
-                        "page goes to out/study/quick")
+                   help="a tenth of the steps, of half as many rows, three seeds and a small exam, "
+                        "for a lecture; the page goes to out/study/quick")
     p.add_argument("--seeds", type=int,
                    help="how many seeds (default: as the study says; with another number the page "
                         "goes to out/study, as it is not what was planned)")
@@ -189,6 +189,8 @@ def add_run(runs, arm, seed, root, quick):
         words += [flag, ",".join(str(other.folder) for other in others)]
         sources += others
     if quick:
+        rows = words[words.index("--batch_size") + 1] if "--batch_size" in words else 32
+        words += ["--batch_size", str(int(rows) // 2)]
         words += ["--exam", "10", "--eval_every", str(steps)]  # but where a phase begins
     runs[arm, seed] = Run(arm, seed, folder, words, steps, sources, about.get("data", DATA))
     return runs[arm, seed]
