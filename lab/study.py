@@ -4,7 +4,7 @@ The studies themselves stand in lab/studies.py; read that first.
 
     python -m lab.study --list
     python -m lab.study scores
-    python -m lab.study scores --quick      # a tenth of the steps, three seeds, for a lecture
+    python -m lab.study scores --quick      # a tenth of the steps, for a lecture
 
 A run's folder is out/study/ARM-SEED, with ARM-SEED.log beside it and ARM-SEED.json, its record:
 how it was made. What is there is not made again, so a study that was stopped goes on.

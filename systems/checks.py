@@ -8,7 +8,7 @@ from pathlib import Path
 
 from model import PRESETS, Config
 from systems.dial import with_flags
-from systems.plan import RATIO, SHAPE, dial_of, phase_begins, stages_of
+from systems.plan import RATIO, SHAPE, dial_of, phase_begins, preset_stages
 from systems.runs import WEIGHTS
 from tools.files import refuse_unwritable
 from tools.processes import world
@@ -34,7 +34,7 @@ def check_filled_in(args):
         sys.exit("--balance: is of two tasks in one process; leave it out")
     if args.stages == "on" and "stages" not in PRESETS[args.arch]:
         sys.exit(f"--stages on: --arch {args.arch} has none; leave it out")
-    stages = stages_of(args)
+    stages = preset_stages(args)
     if args.old_lr and (len(stages) > 1 or "train" not in stages[0]):
         sys.exit("--old_lr: is of a preset whose only stage leaves weights as they are, from "
                  "--init_from (lmfusion, llavafusion, metaquery); leave it out")

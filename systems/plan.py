@@ -167,17 +167,20 @@ def phase_begins(args):
     return round(args.steps * args.aia_start)
 
 
-def stages_of(args):
+def preset_stages(args):
     """
-    The stages (see PRESETS in model.py) that the run goes through, each with "rows": {task: number
-    of rows in a step}. Most runs have one stage, in which everything trains.
+    The stages (see PRESETS in model.py) that the run goes through. Most have one, in which
+    everything trains.
     """
+    everything = [{"share": 1.}]
     choice = args.stages or ("on" if args.init_from else "off")
-    stages = [{"share": 1.}]
-    if choice == "on":
-        stages = PRESETS[args.arch].get("stages", stages)
+    return PRESETS[args.arch].get("stages", everything) if choice == "on" else everything
+
+
+def stages_of(args):
+    """The same, each stage with "rows": {task: number of rows in a step}."""
     with_rows = []
-    for stage in stages:
+    for stage in preset_stages(args):
         ratio = args.ratio or stage.get("ratio", RATIO)
         with_rows.append(stage | {"rows": rows_a_step(args, ratio)})
     return with_rows

@@ -17,8 +17,8 @@ from lab import claims, intervals, report, study
 from lab.conflict import DRAWS, MATRICES, ROWS
 from lab.intervals import draw_intervals
 from lab.studies import CLAIMS as OUR_CLAIMS
-from systems import flags
 from lab.report import T95, interval, is_kept, verdict
+from systems import flags, plan
 from toy.words import KINDS
 
 TRAIN = """
@@ -547,7 +547,8 @@ def test_what_counts_for_a_claim_is_compared_by_its_study(name):
 
 @pytest.mark.parametrize("arm", study.ARMS)
 def test_the_flags_of_every_arm_are_flags_of_training(arm, monkeypatch, tmp_path):
-    monkeypatch.setattr(flags, "read_config", lambda _: {"train": {"whole": 5500}})
+    of_source = {"train": {"whole": 5500}, "model": {"see": "tokens", "full": False}}
+    monkeypatch.setattr(plan, "read_config", lambda _: of_source)
     one = study.add_run({}, arm, 0, tmp_path, quick=False)
     monkeypatch.setattr(sys, "argv", ["train.py", *one.words])
     assert flags.read_flags().steps == one.steps
