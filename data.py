@@ -141,8 +141,9 @@ def load_tokenizer(path, device="cpu"):
                 raise ValueError("a part differs from its checksum")
         saved = torch.load(path, weights_only=True, map_location=device)
         kind = ImageTokenizer
-        if saved["config"].get("semantic"):  # one of systems/, asked for only when there is one
-            from systems.semantic import SemanticTokenizer as kind
+        if saved["config"].get("semantic"):
+            from systems.semantic import SemanticTokenizer  # only when there is one to be read
+            kind = SemanticTokenizer
         tok = kind(**saved["config"]).to(device)
         tok.load_state_dict({name: w.float() for name, w in saved["weights"].items()})
     except Exception as e:  # a damaged file may trip torch anywhere

@@ -38,12 +38,11 @@ from model import Config
 from sample import draw
 from systems import build
 from systems.checks import turned_config
-from systems.dial import cost, with_flags
+from systems.dial import cost
 from systems.flags import read_flags
 from systems.interleave import SHARE, all_behind, pick_others, put_behind
 from systems.losses import row_losses
-from systems.plan import (RATIO, dial_of, how_to_resume, phase_begins, rows_a_step, stages_of,
-                          turned)
+from systems.plan import RATIO, how_to_resume, phase_begins, rows_a_step, stages_of, turned
 from systems.runs import (VERSION, as_saved, load_checkpoint, load_model, next_command,
                           read_config, refuse_other_data)
 from systems.start import begin_with, stage_at, trains
@@ -175,8 +174,7 @@ if args.interleave:
     of_data["block_size"] *= 2  # a row and another before it
 config = Config(args.n_layer, args.n_head, args.n_embd, **of_data, levels=list(tok.levels),
                 patch=tok.patch)
-turned_config(config, args)
-config = with_flags(config, args.arch, args.match, **dial_of(args))
+config = turned_config(config, args, args.match)
 model = build(config).to(device)
 # the weights of --init_from; if these went through the stages already, the last alone is left
 stages = begin_with(model, stages, args, data, device)
@@ -465,7 +463,7 @@ for step in range(first_step, args.steps + 1):
         loss = row_losses(output, batch).mean() / args.accumulate
         losses[f"loss_{task}"] = losses.get(f"loss_{task}", 0) + loss.detach()
         if task == "generate":
-            loss = loss * args.draw_weight
+            loss = loss * args.draw_weight  # after the log, where losses are as they are
         if align:  # the interaction of these rows, and how far it is off its target
             watched, watching = batch["watched"], batch["watching"]
             valid = watched.any(1) & watching.any(1)  # (B,) but for rows without their prompt

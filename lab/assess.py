@@ -30,7 +30,7 @@ from sample import draw
 from systems.runs import latest_run, load_model, refuse_other_data
 from tools.device import find_device
 from tools.faults import expect_faults
-from tools.flags import Parser, speak_plainly
+from tools.flags import Parser, refuse_beyond, speak_plainly
 from toy.dataset import data_folder, finish_dataset, new_dataset, write_rows
 from toy.judge import judge
 from toy.words import (can_be_silent, caption, has_held_out, questions, says_held_out,
@@ -134,10 +134,8 @@ def main():
     speak_plainly()
     expect_faults("take fewer drawings (--n)")
     args = p.parse_args()
-    if not 2 <= args.n <= 10**6:
-        sys.exit(f"--n {args.n}: wanted is a number from 2 to 1,000,000")
-    if not 0 <= args.seed < 2**31:
-        sys.exit(f"--seed {args.seed}: wanted is a number from 0 to {2**31 - 1:,}")
+    refuse_beyond(args, "n", 2, 10**6)
+    refuse_beyond(args, "seed", 0, 2**31 - 1)
     run = args.run or latest_run()
     device = find_device(args.device)
     model, config = load_model(run, device)

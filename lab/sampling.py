@@ -43,7 +43,8 @@ def main():
     if config["data"]["kind"] != "toy" or config["train"]["task"] == "understand":
         sys.exit(f"{folder}: was not trained to draw the toy world; name a run that was")
     if model.config.draw != "tokens":
-        sys.exit(f"{folder}: draws by {model.config.draw}, not token by token; name a run that does")
+        sys.exit(f"{folder}: draws by {model.config.draw}, not token by token; name a run that "
+                 "does")
     tok = load_tokenizer(f"{folder}/tokenizer.pt", device)
     enc = encoding_of(config["data"])
     prompts = new_prompts()

@@ -26,7 +26,13 @@ def check_given(args):
 
 
 def check_filled_in(args):
-    check_dial(args)
+    """When it is; the dial for whatever data, as a picture may have any number of tokens."""
+    config = turned_config(Config(args.n_layer, n_image=10**6), args)
+    if args.interleave and config.see != "tokens":
+        sys.exit("--interleave: is of networks that see tokens; leave it out, or add --see tokens")
+    if not args.pretrained and config.see != "encoder":
+        sys.exit("--no-pretrained: is of eyes that are an encoder; leave it out, or add "
+                 "--see encoder")
     if args.aia and phase_begins(args) >= args.steps:
         sys.exit(f"--aia_start {args.aia_start}: leaves none of the {args.steps} steps to AIA; "
                  "take less")
@@ -38,7 +44,6 @@ def check_filled_in(args):
     if args.old_lr and (len(stages) > 1 or "train" not in stages[0]):
         sys.exit("--old_lr: is of a preset whose only stage leaves weights as they are, from "
                  "--init_from (lmfusion, llavafusion, metaquery); leave it out")
-    config = turned_config(Config(args.n_layer, n_image=10**6), args)
     if args.fsdp and config.draw in ("features", "queries"):
         sys.exit(f"--fsdp: not with a hand of {config.draw}, which works outside of the shards; "
                  "leave it out")
@@ -114,22 +119,12 @@ def check_reference(args):
         sys.exit(f"--control swapped: is of two tasks, and --task {args.task} trains one")
 
 
-def turned_config(config, args):
-    """A Config as the flags turn it. Exits with one line if they contradict each other, or it."""
+def turned_config(config, args, match=None):
+    """with_flags() of train.py's flags. Exits with one line if they contradict each other."""
     try:
-        return with_flags(config, args.arch, **dial_of(args))
+        return with_flags(config, args.arch, match, **dial_of(args))
     except ValueError as e:
         sys.exit(f"--arch {args.arch}, with its flags: {e}")
-
-
-def check_dial(args):
-    """Exits with one line if the dial cannot be turned so, for whatever size and data."""
-    config = turned_config(Config(args.n_layer, n_image=10**6), args)
-    if args.interleave and config.see != "tokens":
-        sys.exit("--interleave: is of networks that see tokens; leave it out, or add --see tokens")
-    if not args.pretrained and config.see != "encoder":
-        sys.exit("--no-pretrained: is of eyes that are an encoder; leave it out, or add "
-                 "--see encoder")
 
 
 def check_out(args):

@@ -141,18 +141,12 @@ class Flow(nn.Module):
         each a pair of lists: ids, roles; with guidance behind them the same without prompt, see
         sample.draw(). heun: see denoise().
         """
-        n_copies = len(starts) // len(seeds)
         batch, cache = self.read(model, starts)
 
-        def look(x, t):
-            """What the network says of x (n, n_image, D) at a time t"""
-            noised = x.repeat(n_copies, 1, 1)
-            time = torch.full_like(noised[..., :1], t)
-            said = model(batch | {"noised": noised, "time": time}, cache=cache).drawn
-            said = said.view(n_copies, *x.shape)
-            return said[-1] + cfg * (said[0] - said[-1])
+        def say(noised, time):
+            return model(batch | {"noised": noised, "time": time}, cache=cache).drawn
 
-        return self.denoise(look, seeds, model.rotary.device, steps, heun)
+        return self.denoise(say, len(starts), seeds, model.rotary.device, cfg, steps, heun)
 
     def read(self, model, starts):
         """What stands before the pictures is read into a cache; and the batch of their places."""
@@ -167,13 +161,23 @@ class Flow(nn.Module):
         batch = window(row, first, first + n_image, model.rotary.device)
         return batch | {"draws": batch["generated"]}, cache
 
-    def denoise(self, look, seeds, device, steps=STEPS, heun=False):
+    def denoise(self, say, n_rows, seeds, device, cfg, steps, heun):
         """
-        From noise, of each seed its own, to codes (n, n_image). look(x, t) gives what the network
-        says of latents x (n, n_image, D). heun: it looks twice a step, before and behind it, and
-        goes by the mean.
+        From noise, of each of n seeds its own, to codes (n, n_image). say(noised, time) gives what
+        the network says of latents (n_rows, n_image, D): with guidance there are twice as many rows
+        as seeds, first those with their prompts. heun: it looks twice a step, before and behind it,
+        and goes by the mean.
         """
         c = self.config
+        n_copies = n_rows // len(seeds)
+
+        def look(x, t):
+            """What it says of x (n, n_image, D) at a time t, guided"""
+            noised = x.repeat(n_copies, 1, 1)
+            said = say(noised, torch.full_like(noised[..., :1], t)).view(n_copies, *x.shape)
+            known, null = said[0], said[-1]
+            return null + cfg * (known - null)
+
         shape = (c.n_image, len(c.levels))
         x = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed))
                          for seed in seeds]).to(device)

@@ -6,8 +6,6 @@ systems/painter.py: how the painter was trained, which makes pixels of an encode
 
 Its papers have a diffusion model for it; in this world a few convolutions do.
 """
-import sys
-
 import torch
 from tqdm import tqdm
 
@@ -16,7 +14,7 @@ from systems.encoder import PATCH, SIDE, VisionTransformer, load_encoder
 from systems.features import FILE, Painter
 from tools.device import find_device, keep_freed_memory
 from tools.files import save_state
-from tools.flags import Parser, speak_plainly
+from tools.flags import Parser, refuse_beyond, speak_plainly
 from toy.judge import judge, same_scene
 from toy.tokenizer import ScenePictures, tokenizer_path
 from toy.world import make_scenes
@@ -53,8 +51,10 @@ def train_painter(painter, encoder, steps, seed, device, lr=2e-3):
 
 @torch.no_grad()
 def share_read_back(painted, seed, n=1000):
-    """The share of scenes that the judge reads as they are. painted(pixels): pictures as they come
-    out, (N, S, S, 3) uint8"""
+    """
+    The share of n new scenes that the judge reads as they are from what becomes of their pictures:
+    painted(pixels), (N, S, S, 3) uint8 both.
+    """
     scenes = make_scenes(n, [seed, SEED, 1])
     pixels = ScenePictures(scenes, SIDE * PATCH, speckled=False)[torch.arange(n).numpy()]
     return sum(map(same_scene, scenes, judge(painted(pixels)))) / n
@@ -68,10 +68,8 @@ def main():
     p.add_argument("--device", help="cpu | cuda | mps (default: what is there)")
     speak_plainly()
     args = p.parse_args()
-    if not 1 <= args.steps <= 10**8:
-        sys.exit(f"--steps {args.steps}: wanted is a number from 1 to {10**8:,}")
-    if not 0 <= args.seed < 2**31:
-        sys.exit(f"--seed {args.seed}: wanted is a number from 0 to {2**31 - 1:,}")
+    refuse_beyond(args, "steps", 1, 10**8)
+    refuse_beyond(args, "seed", 0, 2**31 - 1)
     keep_freed_memory()
     device = find_device(args.device)
     encoder = VisionTransformer().to(device)

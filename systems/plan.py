@@ -38,7 +38,8 @@ def take_from_run(args):
     config = read_config(args.out)
     args.data = args.data or config["train"]["data"]
     is_there = (Path(args.data) / "meta.json").exists()
-    made = [f"data/{kind}-{config['train']['size']}" for kind in ("toy", "speckled", "told", "semantic")]
+    size = config["train"]["size"]
+    made = [f"data/{kind}-{size}" for kind in ("toy", "speckled", "told", "semantic")]
     if not is_there and args.data not in made:  # see make_if_missing()
         sys.exit(f"--resume: the data set of {args.out} is not in {args.data}; "
                  "say where it is: --data FOLDER")
@@ -55,16 +56,17 @@ def take_from_run(args):
 def fill_in(args):
     """What was not given, as the other flags have it."""
     before = {}  # the flags of the run that this one goes on from
+    network = {}  # and its Config
     if args.init_from and not args.resume:
-        before = read_config(args.init_from)["train"]
+        run = read_config(args.init_from)
+        before, network = run["train"], run["model"]
     on_gpu = args.device.startswith("cuda")
     args.size = args.size or before.get("size", "small" if on_gpu else "nano")
     kind = "semantic" if args.arch == "illume" else "toy"
     args.data = args.data or before.get("data", f"data/{kind}-{args.size}")
     if before and args.arch in KEEP_EYES and args.see is None:
-        of_before = read_config(args.init_from)["model"]
-        args.see = of_before["see"]
-        args.full = of_before["full"] if args.full is None else args.full
+        args.see = network["see"]
+        args.full = network["full"] if args.full is None else args.full
     for name in ("cues", "aligned"):  # without them weights mean something else
         if getattr(args, name) is None:
             setattr(args, name, before.get(name))

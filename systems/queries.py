@@ -8,8 +8,8 @@ flow: it has the connector's vectors and the noised latents side by side. Only q
 and decoder train, so the network answers as before, to the bit.
 
 What comes in: the queries. What goes out: the vectors that the trunk ends with, of which the
-decoder makes the v of flow.py, with its loss. (The paper's has them by cross-attention.) To draw, the trunk is asked once; the decoder alone
-takes the steps from noise to a picture.
+decoder makes the v of flow.py, with its loss. (The paper's decoder has them by cross-attention.)
+To draw, the trunk is asked once; the decoder alone takes the steps from noise to a picture.
 
   --queries N       how many; at most as many as a picture has tokens
   --connector       enc-proj: its blocks, then an MLP; proj-enc: the other way round (the paper's
@@ -38,7 +38,7 @@ class Together(nn.Module):
     def forward(self, x, there):
         B, n, C = x.shape
         itself = torch.eye(n, dtype=torch.bool, device=x.device)  # a softmax over nothing is nan
-        layout = Layout(B, n, mask=there[:, None, None] | itself)
+        layout = Layout(B, n, mask=there[:, None, None] | itself)  # (B, 1, n, n)
         x = x.flatten(0, 1)
         for block in self.blocks:
             x, _, _ = block(x, layout)
@@ -120,13 +120,8 @@ class Queries(nn.Module):
             draws = (place >= pad[:, None]) & (place < first)
         cache = model.new_cache(pad, first + c.n_image)  # it knows what is padding
         told, there = model(batch | {"draws": draws}, cache=cache).drawn
-        n_copies = len(starts) // len(seeds)
 
-        def look(x, t):
-            """What the decoder says of x (n, n_image, D) at a time t"""
-            noised = x.repeat(n_copies, 1, 1)
-            v = self.decode(told, there, noised, torch.full_like(noised[..., :1], t))
-            v = v.view(n_copies, *x.shape)
-            return v[-1] + cfg * (v[0] - v[-1])
+        def say(noised, time):
+            return self.decode(told, there, noised, time)
 
-        return self.flow.denoise(look, seeds, device, steps, heun)
+        return self.flow.denoise(say, len(starts), seeds, device, cfg, steps, heun)

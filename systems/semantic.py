@@ -14,7 +14,6 @@ set has them in its rows, and a network foretells them.
     python -m systems.semantic    # makes assets/semantic.pt and the data set data/semantic-nano
     python train.py --arch illume --data data/semantic-nano
 """
-import sys
 from math import prod
 from pathlib import Path
 
@@ -30,7 +29,7 @@ from systems.features import Painter
 from systems.painter import share_read_back, train_painter
 from tools.device import find_device, keep_freed_memory
 from tools.faults import expect_faults
-from tools.flags import Parser, speak_plainly
+from tools.flags import Parser, refuse_beyond, speak_plainly
 from toy.build import build_toy
 from toy.dataset import data_folder
 from toy.tokenizer import ScenePictures, save_tokenizer
@@ -41,11 +40,14 @@ SEED = 5  # beside the user's: of scenes that are no data set's
 
 
 class SemanticTokenizer(nn.Module):
-    """To whoever uses it an ImageTokenizer, see data.py"""
+    """
+    To whoever uses it an ImageTokenizer, see data.py. semantic: by this word in its config
+    data.load_tokenizer() knows it.
+    """
 
     def __init__(self, levels=(8, 5, 5, 5), n_ch=128, semantic=True):
         super().__init__()
-        self.config = {"levels": list(levels), "n_ch": n_ch, "semantic": True}
+        self.config = {"levels": list(levels), "n_ch": n_ch, "semantic": semantic}
         self.levels = tuple(levels)
         self.patch = PATCH
         self.n_codes = prod(levels)
@@ -122,11 +124,9 @@ def main():
     speak_plainly()
     expect_faults("make fewer scenes (--n)")
     args = p.parse_args()
-    for name in ("steps", "n"):
-        if not 1 <= getattr(args, name) <= 10**8:
-            sys.exit(f"--{name} {getattr(args, name)}: wanted is a number from 1 to {10**8:,}")
-    if not 0 <= args.seed < 2**31:
-        sys.exit(f"--seed {args.seed}: wanted is a number from 0 to {2**31 - 1:,}")
+    refuse_beyond(args, "steps", 1, 10**8)
+    refuse_beyond(args, "n", 1, 10**8)
+    refuse_beyond(args, "seed", 0, 2**31 - 1)
     keep_freed_memory()
     data_folder(args.out)  # refuses one that is not empty, before minutes of training
     if not FILE.exists():

@@ -9,8 +9,8 @@ picture and a saying in a batch each is asked alone whether the two belong toget
 
     loss = -1/B sum_ij log sigmoid(z_ij (scale x_i y_j + bias))    z_ij = 1 if they do, else -1
 
-Scale and bias are learned. At first the scale is 10, and the bias says that few pairs belong
-together, as it is: one of B, so log(p / (1 - p)) of p = 1/B. What was learned is the tower of pictures; the other is thrown away.
+Scale and bias are learned. At first the scale is 10, and the bias log(p / (1 - p)) of p = 1/B, as
+one of B pairs belongs together. What is kept is the tower of pictures; the other is thrown away.
 
 No picture here shows a held-out pair, and no saying names one: what a network makes of them
 later it has not from here.
@@ -30,7 +30,7 @@ from systems.encoder import FILE, N_HEAD, WIDTH, VisionTransformer
 from tools.device import (find_device, keep_freed_memory, name_of, name_of_processor,
                           set_products)
 from tools.files import save_state
-from tools.flags import Parser, speak_plainly
+from tools.flags import Parser, refuse_beyond, speak_plainly
 from tools.muon import optimizers
 from toy.words import place_of, told
 from toy.world import COLORS, SHAPES, SIZES, make_scenes, render_all
@@ -243,10 +243,8 @@ def main():
     p.add_argument("--device", help="cpu | cuda | mps (default: what is there)")
     speak_plainly()
     args = p.parse_args()
-    if not 1 <= args.steps <= 10**8:
-        sys.exit(f"--steps {args.steps}: wanted is a number from 1 to {10**8:,}")
-    if not 0 <= args.seed < 2**31:
-        sys.exit(f"--seed {args.seed}: wanted is a number from 0 to {2**31 - 1:,}")
+    refuse_beyond(args, "steps", 1, 10**8)
+    refuse_beyond(args, "seed", 0, 2**31 - 1)
     if not 0 < args.lr < 1:
         sys.exit(f"--lr {args.lr}: wanted is more than 0 and less than 1")
     keep_freed_memory()

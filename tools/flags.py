@@ -84,3 +84,10 @@ def speak_plainly():
 def printable(text):
     """A text that somebody typed, with escapes for what would move a terminal's cursor."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def refuse_beyond(args, name, least, most):
+    """Exits with one line if a flag is a number outside of these, or none."""
+    value = getattr(args, name)
+    if not least <= value <= most:
+        sys.exit(f"--{name} {value}: wanted is a number from {least:,} to {most:,}")

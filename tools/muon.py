@@ -100,9 +100,13 @@ def optimizers(model, lr, weight_decay=.01, slow=(), share=1.):
         is_table = "router" in name or "place" in name or "word" in name
         is_matrix = p.dim() == 2 and is_between and not is_table
         groups.setdefault((is_matrix, name in slow), []).append(p)
-    matrices, rest = [], []
+    matrices = []
+    rest = []
     for (is_matrix, is_slow), weights in groups.items():
         group = {"params": weights, "share": share if is_slow else 1.}
-        (matrices if is_matrix else rest).append(group)
+        if is_matrix:
+            matrices.append(group)
+        else:
+            rest.append(group)
     adamw = torch.optim.AdamW(rest, lr=lr * .4, betas=(.9, .95), weight_decay=0., fused=True)
     return [Muon(matrices, lr, weight_decay=weight_decay), adamw]
