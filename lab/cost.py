@@ -29,7 +29,7 @@ from toy.world import CANVAS, PATCHES
 ROWS = 16   # of each task in a step
 ROUNDS = 9  # in which each preset takes a step
 
-HEAD = (f"{'preset':12}{'split':14}{'route':12}{'sees':9}{'draws by':10}{'width':>5}{'total M':>9}"
+HEAD = (f"{'preset':12}{'split':20}{'route':12}{'sees':9}{'draws by':10}{'width':>5}{'total M':>9}"
         f"{'active M':>10}{'MFLOP/token':>13}{'step time':>11}{'cache B/token':>15}"
         f"{'round trip ms':>15}{'tokens':>8}")
 
@@ -118,7 +118,7 @@ def print_row(arch, config, ratio, milliseconds, tokens):
     route = config.route if config.split else "-"
     hand = "own head" if config.own_head else config.draw.replace("tokens", "head")
     cache = 2 * config.n_layer * config.n_embd * 4  # bytes: a key and a value a layer in float32
-    print(f"{arch:12}{split:14}{route:12}{config.see:9}{hand:10}{config.n_embd:>5}"
+    print(f"{arch:12}{split:20}{route:12}{config.see:9}{hand:10}{config.n_embd:>5}"
           f"{price['total'] / 1e6:>9.2f}{price['active'] / 1e6:>10.2f}{price['flops'] / 1e6:>13.2f}"
           f"{ratio:>11.2f}{cache:>15,}{milliseconds:>15.1f}{tokens:>8}")
 
