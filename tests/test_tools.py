@@ -112,7 +112,10 @@ def test_fused_attention_is_that_of_the_matrix(dtype, T, masked):
 # Muon
 
 
-def test_muon_is_torch_s_muon_to_the_bit():
+@pytest.mark.parametrize("there", (True, False))
+def test_muon_is_torch_s_muon(there, monkeypatch):
+    """To the bit, where there are instructions for bfloat16; elsewhere nearly so."""
+    monkeypatch.setattr("tools.muon.has_bfloat16", lambda _: there)
     ours = small_model("utamoe")
     theirs = small_model("utamoe")
     muon, _ = optimizers(ours, .05)
@@ -126,8 +129,8 @@ def test_muon_is_torch_s_muon_to_the_bit():
             their.grad = own.grad.clone()
         muon.step()
         torch_s.step()
-    for own, their in pairs:
-        assert torch.equal(own, their)
+    off = max((own - their).abs().max() for own, their in pairs)
+    assert off == 0 if there else 0 < off < .01  # of steps that are .05 long
 
 
 def test_muon_s_step_is_as_long_in_every_direction():

@@ -3,6 +3,7 @@ tools/muon.py: Muon, the optimiser of the blocks' matrices.
 """
 import torch
 
+from tools.device import has_bfloat16
 from tools.processes import in_shards, on_each_process
 
 # of the quintic a x + b x^3 + c x^5 in newton_schulz(), Jordan's
@@ -16,9 +17,10 @@ class Muon(torch.optim.Muon):
     Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon): momentum whose singular
     values are driven to about 1, so that a matrix learns alike in all its directions.
 
-    The step is torch.optim.Muon's, bit for bit on a CPU, but faster: matrices of one shape take
-    it as one batch. They may be DTensors, in shards: then each process takes the step of whole
-    matrices, and keeps its part.
+    The step is torch.optim.Muon's, but faster: matrices of one shape take it as one batch, and
+    where there are no instructions for products in bfloat16, it is in float32 (otherwise, on a CPU,
+    it is the same bit for bit). They may be DTensors, in shards: then each process takes the step
+    of whole matrices, and keeps its part.
     """
 
     @torch.no_grad()
@@ -55,16 +57,17 @@ def by_shape(parameters):
 def look_ahead(gradients, momenta, beta):
     """
     Nesterov's momentum: momenta, moving averages of the gradients, move on; and where they would
-    be after the same gradients once more is what is stepped along. (N, rows, cols) in bfloat16
+    be after the same gradients once more is what is stepped along. (N, rows, cols)
     """
+    dtype = torch.bfloat16 if has_bfloat16(momenta[0].device.type) else torch.float32
     torch._foreach_lerp_(momenta, gradients, 1 - beta)
-    ahead = [g.lerp(m, beta).bfloat16() for g, m in zip(gradients, momenta)]
+    ahead = [g.lerp(m, beta).to(dtype) for g, m in zip(gradients, momenta)]
     return torch.stack(ahead)
 
 
 def newton_schulz(x, steps=5):
     """
-    Matrices x (N, rows, cols) in bfloat16 with their singular values s driven to about 1; their
+    Matrices x (N, rows, cols) with their singular values s driven to about 1; their
     singular vectors stay. Each step makes of every s the value A s + B s^3 + C s^5. That grows
     fast from near 0 and then stays between 0.5 and 1.5, about.
     """
