@@ -57,7 +57,6 @@ OTHERS = {"januspro": NEW_EYES, "evev2": "", "bagel": f"--draw tokens --no-full 
 ARMS = {
     "main": {"flags": "--aia 0.1", "steps": 5500},
     "without": {"flags": "", "steps": 2200, "from": "main"},  # its second phase, without AIA
-    "every": {"flags": "--aia 0.1 --aia_every 1", "steps": 2200, "from": "main"},
     # one task alone, with as many rows of it
     "draws": {"flags": "--task generate --batch_size 10", "steps": 5500},
     "sees": {"flags": "--task understand --batch_size 22", "steps": 5500},
@@ -83,12 +82,9 @@ ARMS = {
     "weak-head": {"flags": f"{PULLED} --each head", "steps": 400, "from": "weak", "aim": "main"},
     "weak-token": {"flags": f"{PULLED} --each token", "steps": 400, "from": "weak",
                    "aim": "main"},
-    # weights of the loss, on a weak network and on the main job's; and AIA's plainest rival
+    # weights of the loss; and AIA's plainest rival
     "weak-light": {"flags": f"--aia 0.1 {EVERY} --reference paper", "steps": 400, "from": "weak"},
     "weak-heavy": {"flags": f"--aia 10 {EVERY} --reference paper", "steps": 400, "from": "weak"},
-    "late-light": {"flags": f"--aia 0.1 {EVERY} --reference paper", "steps": 2200, "from": "main"},
-    "late": {"flags": f"--aia 1 {EVERY} --reference paper", "steps": 2200, "from": "main"},
-    "late-heavy": {"flags": f"--aia 10 {EVERY} --reference paper", "steps": 2200, "from": "main"},
     "weak-balance": {"flags": "--balance --exam 30", "steps": 400, "from": "weak"},
     # the same where the rows are few, so that it learns them by heart
     "few": {"flags": "--exam 30 --n_train 500", "steps": 400, "from": "weak"},
@@ -100,22 +96,33 @@ ARMS = {
     "few-decay": {"flags": "--exam 30 --n_train 500 --weight_decay 1", "steps": 400,
                   "from": "weak"},
     "few-dropout": {"flags": "--exam 30 --n_train 500 --dropout .1", "steps": 400, "from": "weak"},
-    # other mixes of the tasks, with AIA; and where the network has learned both, one task of ten
+    # a network that has learned both: the main job's first phase (3,300 steps), and as many steps
+    # more as a weak one has; AIA at several weights, and on every fourth step, four times as strong
+    "strong": {"flags": "--aia_start .892 --exam 30", "steps": 3700},
+    "strong-light": {"flags": f"--aia 0.1 {EVERY} --reference paper", "steps": 400,
+                     "from": "strong"},
+    "strong-paper": {"flags": f"{PULLED} --reference paper", "steps": 400, "from": "strong"},
+    "strong-heavy": {"flags": f"--aia 10 {EVERY} --reference paper", "steps": 400,
+                     "from": "strong"},
+    "strong-every": {"flags": f"--aia 0.1 {EVERY}", "steps": 400, "from": "strong"},
+    "strong-fourth": {"flags": "--aia 0.1 --exam 30", "steps": 400, "from": "strong"},
+    # other mixes of the tasks, with AIA; and, where the network is strong, one task of ten
     **{f"mix-{a}-to-{b}": {"flags": f"{PULLED} --ratio {a}:{b}", "steps": 400, "from": "weak"}
        for a, b in ((1, 1), (2, 1), (4, 1), (1, 2))},
-    "draw-more": {"flags": "--ratio 9:1 --exam 30", "steps": 400, "from": "main"},
-    "draw-more-small": {"flags": f"{PULLED} --ratio 9:1", "steps": 400, "from": "main"},
+    "draw-more": {"flags": "--ratio 9:1 --exam 30", "steps": 400, "from": "strong"},
+    "draw-more-small": {"flags": f"{PULLED} --ratio 9:1", "steps": 400, "from": "strong"},
     "draw-more-own": {"flags": f"{PULLED} --ratio 9:1 --reference own", "steps": 400,
-                      "from": "main"},
-    "see-more": {"flags": "--ratio 1:9 --exam 30", "steps": 400, "from": "main"},
-    "see-more-small": {"flags": f"{PULLED} --ratio 1:9", "steps": 400, "from": "main"},
+                      "from": "strong"},
+    "see-more": {"flags": "--ratio 1:9 --exam 30", "steps": 400, "from": "strong"},
+    "see-more-small": {"flags": f"{PULLED} --ratio 1:9", "steps": 400, "from": "strong"},
     "see-more-own": {"flags": f"{PULLED} --ratio 1:9 --reference own", "steps": 400,
-                     "from": "main"},
+                     "from": "strong"},
     # from the first step on
     "scratch": {"flags": "--aia_start 0 --exam 30", "steps": 1000},
     "scratch-small": {"flags": f"{PULLED} --aia_start 0", "steps": 1000},
     "scratch-fade": {"flags": f"{PULLED} --aia_start 0 --aia_fade", "steps": 1000},
-    "scratch-heads": {"flags": f"{PULLED} --aia_start 0 --heads 2", "steps": 1000, "aim": "main"},
+    "scratch-heads": {"flags": f"{PULLED} --aia_start 0 --heads 2", "steps": 1000,
+                      "aim": "strong"},
     # other shapes
     "deep": {"flags": f"{DEEP} --exam 30", "steps": 1000},
     "deep-small": {"flags": PULLED, "steps": 400, "from": "deep"},
@@ -224,7 +231,7 @@ SCORES = ("summary/toy-GenEval", "summary/answered")
 
 # (arm, rival); moe is a control, as it is not taken apart by task or modality
 TAKEN_APART = [(arm, "emu3") for arm in OTHERS if arm != "moe"]
-AGAINST_ZERO = [(arm, "zero") for arm in ("without", "emu3", *OTHERS)]
+AGAINST_ZERO = [(arm, "zero") for arm in ("strong", "emu3", *OTHERS, "deep")]
 
 REVISIONS = ("Some of its runs may be older than flags that they do not use: of seed 0 weak, "
              "weak-paper and weak-maps of e5f0b86, made anew at 6be194a, are the same to the bit, "
@@ -270,15 +277,15 @@ STUDIES = {
     },
     "every": {
         "question": "Is AIA on every fourth step, four times as strong, as good as on every step?",
-        "arms": ["main", "every"],
+        "arms": ["strong", "strong-every", "strong-fourth"],
         "seeds": 3,
         "note": "If it is refuted, the default, every fourth, is right.",
-        "rivals": [("every", "main")],
+        "rivals": [("strong-every", "strong-fourth")],
         "measures": {
             "distance/generate": .005, "distance/understand": .005, "loss/generate": .002,
             "loss/understand": .005, "summary/toy-GenEval": .01, "summary/answered": .01,
         },
-        "tests": {"every": ([("every", "main")], CURVES)},
+        "tests": {"every": ([("strong-every", "strong-fourth")], CURVES)},
     },
     "apart": {
         "question": "What does it bring to take the network apart?",
@@ -320,9 +327,9 @@ STUDIES = {
     },
     "opposed": {
         "question": "Do the two tasks' curves run against each other?",
-        "arms": ["without", "emu3", *OTHERS],
+        "arms": ["strong", "emu3", *OTHERS, "deep"],
         "seeds": 3,
-        "note": "Six layers are few.",
+        "note": "Six layers are few; deep has twelve, of 64 channels.",
         "rivals": AGAINST_ZERO,
         "measures": {"correlation/over layers": .1},
         "tests": {"opposed": (AGAINST_ZERO, ["correlation/over layers"])},
@@ -429,14 +436,15 @@ STUDIES = {
     },
     "late": {
         "question": "How much hangs on the weight of AIA's loss where the network is strong?",
-        "arms": ["without", "late-light", "late", "late-heavy"],
+        "arms": ["strong", "strong-light", "strong-paper", "strong-heavy"],
         "seeds": 3,
-        "note": "Weights of 0.1, 1 and 10, at the paper's targets. without sat the whole exam, the "
-                "others a third of it.",
-        "rivals": [("late-light", "without"), ("late", "without"), ("late-heavy", "without")],
-        "measures": {"loss/understand": .002, "loss/generate": .002},
-        "tests": {"weights": ([("late-light", "without"), ("late", "without"),
-                               ("late-heavy", "without")], LOSSES)},
+        "note": "Weights of 0.1, 1 and 10, at the paper's targets, on a network that saw five and "
+                "a half times as many rows as the weak one of dose.md.",
+        "rivals": [("strong-light", "strong"), ("strong-paper", "strong"),
+                   ("strong-heavy", "strong")],
+        "measures": OF_WEAK,
+        "tests": {"weights": ([("strong-light", "strong"), ("strong-paper", "strong"),
+                               ("strong-heavy", "strong")], LOSSES)},
     },
     "balance": {
         "question": "Do tasks that pull equally hard learn better?",
@@ -508,7 +516,7 @@ STUDIES = {
         "arms": ["scratch", "scratch-small", "scratch-fade", "scratch-heads"],
         "seeds": 3,
         "note": "fade: its weight falls to zero. heads: two of each layer's four, those that look "
-                "most, at main's.",
+                "most, at strong's.",
         "rivals": [("scratch-small", "scratch"), ("scratch-fade", "scratch"),
                    ("scratch-heads", "scratch")],
         "measures": OF_WEAK,
