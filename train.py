@@ -267,6 +267,9 @@ def read_rows(step):
     for task, n in stage_at(step, stages)["rows"].items():
         if n:
             numbers = np.sort(rng.integers(n_train[task], size=n))
+            if task == "generate":
+                numbers = np.repeat(numbers, args.noises)  # by flow: each with several noises
+            n = len(numbers)
             # for classifier-free guidance one picture of ten is drawn without its prompt
             drop = (rng.random(n) < .1) & (task == "generate")
             noise = np.random.default_rng([*moment, 1]).integers(2**63, size=n)  # a seed a row
@@ -407,7 +410,8 @@ for step in range(first_step, args.steps + 1):
     if stage_at(step, stages) is not stage:
         stage = stage_at(step, stages)
         net = enter(stage)
-        tokens = sum(stage["rows"][task] * longest[task] for task in tasks)  # of a step
+        times = {"generate": args.noises, "understand": 1}  # that a row is read in a step
+        tokens = sum(stage["rows"][task] * times[task] * longest[task] for task in tasks)
         if args.interleave:
             tokens *= 1 + SHARE  # before some rows stands another
         if len(stages) > 1:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from model import PRESETS, Config
 from systems.dial import with_flags
-from systems.plan import RATIO, SHAPE, dial_of, phase_begins, preset_stages
+from systems.plan import BY_FLOW, RATIO, SHAPE, dial_of, phase_begins, preset_stages
 from systems.runs import WEIGHTS
 from tools.files import refuse_unwritable
 from tools.processes import world
 
 LEAST = {"steps": 1, "batch_size": 1, "accumulate": 1, "eval_every": 1, "aia_every": 1, "exam": 0,
-         "aia": 0, "aia_start": 0, "heads": 0, "lr": 0, "seed": 0, "n_train": 1,
+         "aia": 0, "aia_start": 0, "heads": 0, "lr": 0, "seed": 0, "n_train": 1, "noises": 1,
          "weight_decay": 0, "dropout": 0, "draw_weight": 0, "old_lr": 0, **dict.fromkeys(SHAPE, 1)}
 
 
@@ -33,6 +33,9 @@ def check_filled_in(args):
     if not args.pretrained and config.see != "encoder":
         sys.exit("--no-pretrained: is of eyes that are an encoder; leave it out, or add "
                  "--see encoder")
+    if args.noises > 1 and config.draw not in BY_FLOW:
+        sys.exit(f"--noises {args.noises}: is of pictures drawn by flow; leave it out, or add "
+                 "--draw flow")
     if args.aia and phase_begins(args) >= args.steps:
         sys.exit(f"--aia_start {args.aia_start}: leaves none of the {args.steps} steps to AIA; "
                  "take less")

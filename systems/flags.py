@@ -134,6 +134,9 @@ def add_training(parser):
     add("--ratio",
         help=f"generate:understand rows in a batch, in whole rows (default: {RATIO}, or what a "
              "stage says)")
+    add("--noises", type=int,
+        help="where pictures are drawn by flow: with how many noises each is mixed in a step, as "
+             "one noise tells little of a picture (default: 4)")
     add("--draw_weight", type=float,
         help="weight of the loss to draw (default: 1, or the preset's)")
     add("--pretrained", action=yes_or_no, default=True,

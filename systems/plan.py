@@ -18,6 +18,9 @@ STEPS = {"nano": 5500, "small": 4000, "base": 10000}
 # These see as the network that they start from
 KEEP_EYES = ("metaquery", "llavafusion")
 
+# These draw out of noise
+BY_FLOW = ("flow", "queries")
+
 # How a step is taken, not which step it is: a resumed run may choose these anew.
 HOW = ("accumulate", "checkpoint", "compile", "fsdp")
 
@@ -83,6 +86,8 @@ def fill_in(args):
     if args.draw_weight is None:
         by_preset = args.draw in (None, preset.get("draw"))
         args.draw_weight = preset.get("draw_weight", 1.) if by_preset else 1.
+    by_flow = (args.draw or preset.get("draw")) in BY_FLOW
+    args.noises = args.noises or (4 if by_flow else 1)
     args.steps = args.steps or STEPS[args.size]
     args.whole = args.whole or before.get("whole", before.get("steps", args.steps))
     args.eval_every = args.eval_every or max(1, args.steps // 10)

@@ -10,7 +10,7 @@ from systems import build
 from systems.dial import with_flags
 from systems.losses import row_losses
 from systems.start import start_from, trains
-from tests.common import every_place, small_model, task_batch, text_batch
+from tests.common import every_place, names_of, short_run, small_model, task_batch, text_batch
 
 pytest_plugins = "tests.fixtures"
 NOISES = ["flow", "ddpm"]
@@ -66,6 +66,18 @@ def test_networks_are_compared_at_the_same_times_and_train_at_all():
     for name in ("noised", "time", "wanted"):
         assert torch.equal(one[name][0], two[name][0]), "a row's noise is its own"
         assert (one[name][1] != two[name][1]).all()
+
+
+def test_a_picture_is_mixed_with_several_noises_a_step(toy, tmp_path):
+    flags = ("--arch", "transfusion", "--noises", 3, "--steps", 1)
+    read_rows = names_of("train.py", *short_run(toy, tmp_path / "x"), *flags)["read_rows"]
+    of_task = {task: batch for task, batch, _ in read_rows(0)}
+    drawn = of_task["generate"]
+    pictures = drawn["ids"][drawn["generated"]].view(-1, 3, 36)
+    assert (pictures == pictures[:, :1]).all()
+    assert len(drawn["time"][:, 0].unique()) == len(drawn["ids"]), "each at a time of its own"
+    seen = of_task["understand"]
+    assert len(seen["ids"]) == 4 - len(pictures), "these are read once"
 
 
 class Knowing:

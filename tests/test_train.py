@@ -559,6 +559,8 @@ def test_a_branch_has_the_shape_of_its_source(toy, tmp_path, quick):
     (("--split", "ffm"), "any of norm, qkv, ffn, ends"),
     (("--split", "qkv", "--route", "learned"), "routers choose among copies of ffn"),
     (("--experts", 2), "need a router"),
+    (("--noises", 2), "is of pictures drawn by flow"),
+    (("--noises", 0), "--noises 0: wanted is a number of at least 1"),
     (("--steps", 0), "--steps 0: wanted is a number of at least 1"),
     (("--aia", "nan"), "--aia nan: wanted is a number of at least 0"),
     (("--lr", "inf"), "--lr inf: wanted is a finite number"),
