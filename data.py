@@ -153,7 +153,7 @@ def load_tokenizer(path, device="cpu"):
             if "speckled" in Path(path).name:
                 remedy += " and --speckled"
             if "semantic" in Path(path).name:
-                remedy = "remove it, and make it anew: python -m systems.semantic"
+                remedy = "make it anew: python -m systems.semantic"
         sys.exit(f"{path}: no image tokenizer that can be read ({type(e).__name__}); {remedy}")
     return tok.eval()
 

@@ -11,11 +11,11 @@ with words (systems/siglip.py), and learns to rebuild these features:
 A painter, trained apart, makes pixels of rebuilt features. All else is as with other tokens: a data
 set has them in its rows, and a network foretells them.
 
-    python -m systems.semantic    # makes assets/semantic.pt and the data set data/semantic-nano
-    python train.py --arch illume --data data/semantic-nano
+    python -m systems.semantic    # makes assets/semantic.pt anew
+    python data.py --semantic     # makes a data set with it: data/semantic-nano
+    python train.py --arch illume
 """
 from math import prod
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,15 +23,13 @@ import torch.nn as nn
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from data import ASSETS, Block, load_tokenizer
+from data import ASSETS, Block
 from systems.encoder import PATCH, SIDE, WIDTH, VisionTransformer, directions, load_encoder
 from systems.features import Painter
 from systems.painter import share_read_back, train_painter
 from tools.device import find_device, keep_freed_memory
 from tools.faults import expect_faults
 from tools.flags import Parser, refuse_beyond, speak_plainly
-from toy.build import build_toy
-from toy.dataset import data_folder
 from toy.tokenizer import ScenePictures, save_tokenizer
 from toy.world import make_scenes, render_all
 
@@ -114,25 +112,18 @@ def train(tok, steps, seed, device, lr=2e-3):
 
 def main():
     p = Parser(prog="python -m systems.semantic",
-               description="Trains the semantic tokenizer, into assets/semantic.pt, if it is not "
-                           "there, and makes a data set of the toy world with it.")
+               description="Trains the semantic tokenizer anew, into assets/semantic.pt.")
     p.add_argument("--steps", type=int, default=2000, help="of the optimiser, each of two times")
-    p.add_argument("--n", type=int, default=40_000, help="scenes of the data set")
     p.add_argument("--seed", type=int, default=0, help="everything follows from it")
-    p.add_argument("--out", default="data/semantic-nano", help="folder of the data set")
     p.add_argument("--device", help="cpu | cuda | mps (default: what is there)")
     speak_plainly()
-    expect_faults("make fewer scenes (--n)")
+    expect_faults("end what else runs on this machine")
     args = p.parse_args()
     refuse_beyond(args, "steps", 1, 10**8)
-    refuse_beyond(args, "n", 1, 10**8)
     refuse_beyond(args, "seed", 0, 2**31 - 1)
     keep_freed_memory()
-    data_folder(args.out)  # refuses one that is not empty, before minutes of training
-    if not FILE.exists():
-        make_tokenizer(args.steps, args.seed, find_device(args.device))
-    build_toy(Path(args.out), "nano", args.n, args.seed, tok=load_tokenizer(FILE))
-    print(f"{args.out}: {args.n} scenes\nnext: python train.py --arch illume --data {args.out}")
+    make_tokenizer(args.steps, args.seed, find_device(args.device))
+    print("next: python data.py --semantic")
 
 
 def make_tokenizer(steps, seed, device):

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from data import TARGET, WATCHED, WATCHING, load_tokenizer, make_row
+from data import TARGET, TASKS, WATCHED, WATCHING, load_dataset, load_tokenizer, make_row
 from model import Config
 from sample import draw
 from systems import build
@@ -12,7 +12,7 @@ from systems.dial import with_flags
 from systems.encoder import SIDE, WIDTH, VisionTransformer, as_many, directions, load_encoder
 from systems.runs import load_model
 from systems.semantic import SemanticTokenizer
-from tests.common import every_place, small_model, train, weights
+from tests.common import every_place, run, small_model, train, weights
 from toy.judge import judge, same_scene
 from toy.tokenizer import save_tokenizer
 from toy.world import make_scenes, render_all
@@ -193,6 +193,30 @@ def test_a_semantic_tokenizer_is_one_to_all_who_use_it(tmp_path):
     again = load_tokenizer(tmp_path / "semantic.pt")
     assert torch.equal(again.encode(pictures), codes)
     assert np.array_equal(again.decode(codes), tok.decode(codes))
+
+
+def test_a_semantic_data_set_has_the_same_scenes_in_other_tokens(toy, tmp_path):
+    out = tmp_path / "semantic"
+    assert run("data.py", "--semantic", "--n", len(toy.rows["train"]["generate"][0]),
+               "--out", out) is None
+    semantic = load_dataset(out)
+    tok = load_tokenizer(out / "tokenizer.pt")
+    for task in TASKS:
+        ours, theirs = [rows[task] for rows in (semantic.rows["train"], toy.rows["train"])]
+        is_image = ours[0] >= semantic.meta["first_image"]
+        assert np.array_equal(is_image, theirs[0] >= toy.meta["first_image"])
+        assert np.array_equal(ours[0][~is_image], theirs[0][~is_image]), "words are the same"
+        assert not np.array_equal(ours[0], theirs[0])
+    pictures = semantic.rows["train"]["understand"][2]
+    assert np.array_equal(pictures, toy.rows["train"]["understand"][2])
+    codes = semantic.rows["train"]["understand"][0].astype(int) - semantic.meta["first_image"]
+    codes = codes[codes >= 0].reshape(len(pictures), -1)
+    assert torch.equal(torch.from_numpy(codes), tok.encode(np.array(pictures)))
+
+
+def test_a_semantic_data_set_is_of_one_size():
+    assert "leave it out" in run("data.py", "--semantic", "--size", "small", "--out", "nowhere")
+    assert "one of them" in run("data.py", "--semantic", "--told", "--out", "nowhere")
 
 
 def test_rounding_a_feature_lets_gradients_pass():

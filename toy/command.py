@@ -12,6 +12,7 @@ import signal
 import sys
 from pathlib import Path
 
+from data import ASSETS, load_tokenizer
 from tools.device import keep_freed_memory
 from tools.faults import expect_faults
 from tools.flags import Parser, speak_plainly
@@ -22,6 +23,7 @@ from toy.tokenizer import steps_for, tokenizer_path, train_toy_tokenizer
 from toy.world import CANVAS
 
 MOST = 10**8  # as many scenes are some 750 GB
+KINDS = ("speckled", "told", "semantic")  # of the toy world, beside the plain one
 EXAM_SEED = 2**31  # exam.questions.SEED: no data set may hold what is asked there
 
 
@@ -44,12 +46,15 @@ def main():
         out = args.out or f"data/{Path(args.json).stem}"
         build_real(args.json, args.images, out, args.size, args.seed, args.tokenizer_steps)
     else:
-        kind = "told" if args.told else "speckled" if args.speckled else "toy"
+        chosen = [kind for kind in KINDS if getattr(args, kind)]
+        kind = chosen[0] if chosen else "toy"
         out = args.out or f"data/{kind}-{args.size}"
-        build_toy(out, args.size, args.n, args.seed, args.speckled, args.told)
+        tok = load_tokenizer(ASSETS / "semantic.pt") if args.semantic else None
+        build_toy(out, args.size, args.n, args.seed, args.speckled, args.told, tok)
         does = "told and to be asked about" if args.told else "to draw and to ask about"
         print(f"{out}: {args.n} scenes, each {does}")
-        print(f"next: python train.py --data {out}{' --task understand' if args.told else ''}")
+        more = {"told": " --task understand", "semantic": " --arch illume"}
+        print(f"next: python train.py --data {out}{more.get(kind, '')}")
 
 
 def read_flags():
@@ -66,9 +71,13 @@ def read_flags():
     p.add_argument("--told", action="store_true",
                    help="toy world: scenes are told in words in place of pictures, for a network "
                         "of text alone (see lmfusion in systems/README.md)")
+    p.add_argument("--semantic", action="store_true",
+                   help="toy world: image tokens stand for an encoder's features, not for pixels "
+                        "(see illume in systems/README.md); of 48 x 48 pixels alone")
     p.add_argument("--seed", type=int, default=0, help="everything follows from it")
-    p.add_argument("--out", help="folder to write (default: data/toy-SIZE, speckled-SIZE or "
-                                 "told-SIZE; with --json: data/ and the file's name)")
+    p.add_argument("--out", help="folder to write (default: data/toy-SIZE, speckled-SIZE, "
+                                 "told-SIZE or semantic-nano; with --json: data/ and the file's "
+                                 "name)")
     p.add_argument("--json", help="LLaVA-style list of records; 'gpt' saying <image> makes a "
                                   "generation pair, else a dialogue")
     p.add_argument("--images", default=".", help="folder that the records' 'image' is relative to")
@@ -99,10 +108,17 @@ def refuse_what_does_nothing(args):
                  "out --json, --out and --n")
     if args.json and args.n:
         sys.exit(f"--n {args.n}: is of the toy world; a data set of --json has all its records")
-    if args.json and (args.speckled or args.told):
-        sys.exit("--speckled, --told: are of the toy world; leave them out, or --json")
-    if args.told and (args.speckled or args.train_tokenizer):
-        sys.exit("--told: has no pictures; leave out --speckled and --train_tokenizer")
+    chosen = [f"--{kind}" for kind in KINDS if getattr(args, kind)]
+    if args.json and chosen:
+        sys.exit(f"{chosen[0]}: is of the toy world; leave it out, or --json")
+    if len(chosen) > 1:
+        sys.exit(f"{', '.join(chosen)}: are worlds of their own; take one of them")
+    if args.told and args.train_tokenizer:
+        sys.exit("--told: has no pictures; leave out --train_tokenizer")
+    if args.semantic and args.train_tokenizer:
+        sys.exit("--semantic: its image tokenizer is trained otherwise: python -m systems.semantic")
+    if args.semantic and args.size != "nano":
+        sys.exit(f"--size {args.size}: a world of --semantic has 48 x 48 pixels; leave it out")
     if args.tokenizer_steps and not args.json and not args.train_tokenizer:
         more = " --speckled" if args.speckled else ""
         sys.exit(f"--tokenizer_steps {args.tokenizer_steps}: no data set of the toy world trains "
@@ -116,14 +132,12 @@ def stop(signal_number, frame):
 
 def make_if_missing(folder, size):
     """
-    The toy world's data set for a size, speckled, told or as it is, made by a process of its own,
+    The toy world's data set for a size, of one of KINDS or as it is, made by a process of its own,
     if its folder is not there. Another folder is not made up: exits with one line.
     """
     if (Path(folder) / "meta.json").exists():
         return
-    if folder == "data/semantic-nano":
-        sys.exit(f"{folder}: no data set here; make it: python -m systems.semantic")
-    kinds = {f"data/{kind}-{size}": kind for kind in ("toy", "speckled", "told")}
+    kinds = {f"data/{kind}-{size}": kind for kind in ("toy", *KINDS)}
     if folder not in kinds:
         if Path(folder).is_file():
             sys.exit(f"--data {folder}: is a file; wanted is the folder of a data set")
