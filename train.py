@@ -45,7 +45,7 @@ from systems.losses import row_losses
 from systems.plan import RATIO, how_to_resume, phase_begins, rows_a_step, stages_of, turned
 from systems.runs import (VERSION, as_saved, load_checkpoint, load_model, next_command,
                           read_config, refuse_other_data)
-from systems.start import begin_with, stage_at, trains
+from systems.start import begin_with, learn_slowly, stage_at, trains
 from tools import processes
 from tools.balance import put_back, set_aside
 from tools.curves import draw_curves
@@ -209,9 +209,8 @@ model.dropout = args.dropout
 compile_layers(model, args.compile)
 if args.fsdp:
     processes.shard(model, device_type)
-# with --old_lr: what a stage would leave as it is
-slow = [name for name, _ in model.named_parameters() if args.old_lr and not trains(stages[0], name)]
-opts = optimizers(model, args.lr, args.weight_decay, slow, args.old_lr)  # Muon, AdamW
+shares = learn_slowly(model, stages[0], args.old_lr, args.pretrained)  # of the learning rate
+opts = optimizers(model, args.lr, args.weight_decay, shares)  # Muon, AdamW
 
 # ---------------------------------------------------------------------------------------------
 # 2. what a step takes: learning rate, stage, rows, losses
@@ -242,7 +241,7 @@ def enter(stage):
     """
     for name, p in model.named_parameters():
         may_train = not name.startswith(model.frozen)
-        p.requires_grad_(may_train and (trains(stage, name) or name in slow))
+        p.requires_grad_(may_train and (trains(stage, name) or args.old_lr > 0))
     if config.route == "supervised":  # UTAMoE: at first the label chooses
         model.route = stage.get("route", config.route)
     # a row to draw has no use for eyes, a row to understand none for the hand
@@ -429,7 +428,7 @@ for step in range(first_step, args.steps + 1):
     # the second phase begins with fresh moments, as a run from --init_from has no others
     if step == begin > 0:
         save("pretrained.pt")
-        opts = optimizers(model, args.lr, args.weight_decay, slow, args.old_lr)
+        opts = optimizers(model, args.lr, args.weight_decay, shares)
 
     # the learning rate of this step: Muon's, and AdamW's
     height = height_at(step)

@@ -6,7 +6,8 @@ arXiv 2506.03591) have them.
 What comes in: pixels. What goes out: a vector for each image token, in its place in the row.
 
 The papers' encoders were trained before, with words, on many pictures. So was this one, which is
-small: systems/siglip.py makes assets/encoder.pt. With --no-pretrained it starts from nothing.
+small: systems/siglip.py makes assets/encoder.pt. It learns on at a tenth of the learning rate, as
+ILLUME's does; with all of it, it forgets. With --no-pretrained it starts from nothing.
 """
 import sys
 
@@ -30,12 +31,12 @@ PATCH = 8  # pixels a side
 class VisionTransformer(nn.Module):
     """Patches as vectors that know their places, and blocks in which each sees all others."""
 
-    def __init__(self):
+    def __init__(self, n_layer=N_LAYER):
         super().__init__()
         self.patch = nn.Linear(3 * PATCH ** 2, WIDTH)
         self.place = nn.Embedding(SIDE ** 2, WIDTH)
-        config = Config(N_LAYER, N_HEAD, WIDTH)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(N_LAYER))
+        config = Config(n_layer, N_HEAD, WIDTH)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(n_layer))
         self.norm = RMSNorm(WIDTH)
 
     def forward(self, pixels):
@@ -80,7 +81,9 @@ class Encoder(nn.Module):
         C = config.n_embd
         self.n_image = config.n_image
         self.as_drawn = config.draw == "features"  # then features come in as they go out
-        self.encoder = VisionTransformer()
+        # the last block, which learned what a whole picture is called, says less of each place: as
+        # in LLaVA (Liu et al. 2023, arXiv 2304.08485) it is left out
+        self.encoder = VisionTransformer(N_LAYER if self.as_drawn else N_LAYER - 1)
         self.adapter = nn.Sequential(nn.Linear(WIDTH, C), nn.GELU(), nn.Linear(C, C))
 
     def forward(self, pixels):
@@ -102,10 +105,13 @@ def as_many(features, n):
 
 
 def load_encoder(encoder):
-    """Gives a VisionTransformer the weights in FILE. Exits with one line if it cannot."""
+    """
+    Gives a VisionTransformer the weights in FILE, as many blocks as it has. Exits with one line if
+    it cannot.
+    """
     try:
-        weights = load_state(FILE)  # in half precision
-        encoder.load_state_dict({name: weight.float() for name, weight in weights.items()})
+        saved = load_state(FILE)  # in half precision
+        encoder.load_state_dict({name: saved[name].float() for name in encoder.state_dict()})
     except Exception as e:  # what is damaged may trip torch anywhere
         sys.exit(f"{FILE}: no encoder that can be read ({first_line(e)}); make it anew: "
                  "python -m systems.siglip, or start from nothing: --no-pretrained")

@@ -140,7 +140,8 @@ def add_training(parser):
     add("--draw_weight", type=float,
         help="weight of the loss to draw (default: 1, or the preset's)")
     add("--pretrained", action=yes_or_no, default=True,
-        help="whether an encoder that sees begins as assets/encoder.pt, or from nothing")
+        help="whether an encoder that sees begins as assets/encoder.pt, and learns at a tenth of "
+             "the learning rate, or from nothing")
     add("--balance", action="store_true",
         help="scale each task's gradient to the same norm in every step")
     add("--size", choices=SIZES,

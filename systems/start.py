@@ -65,6 +65,21 @@ def trains(stage, name):
     return not any(part in name for part in stage.get("freeze", ()))
 
 
+def learn_slowly(model, stage, old_lr, pretrained):
+    """
+    {name of a weight: its share of the learning rate}, of those that were trained before and learn
+    on: with --old_lr what the only stage would leave as it is; and an encoder, which does not stand
+    its new surroundings otherwise.
+    """
+    shares = {}
+    for name, _ in model.named_parameters():
+        if old_lr and not trains(stage, name):
+            shares[name] = old_lr
+        elif pretrained and name.startswith("eyes.encoder."):
+            shares[name] = .1
+    return shares
+
+
 def stage_at(step, stages):
     """The stage that a step belongs to: each has an end, the step before which it ends."""
     for stage in stages:

@@ -22,7 +22,7 @@ from systems.interleave import all_behind, pick_others, put_behind
 from systems.losses import row_losses
 from systems.plan import name_of_run, rows_a_step
 from systems.runs import VERSION, latest_run, load_model, next_command
-from systems.start import source_of, start_from, start_from_run, trains
+from systems.start import learn_slowly, source_of, start_from, start_from_run, trains
 from tests.common import every_place, same, small_config, small_model, task_batch, weights
 from tools.muon import optimizers
 
@@ -318,14 +318,24 @@ def test_copies_may_be_in_the_outer_layers_alone_or_in_the_last():
 def test_old_weights_learn_by_a_share_of_the_learning_rate():
     model = small_model("lmfusion")
     [stage] = PRESETS["lmfusion"]["stages"]
+    shares = learn_slowly(model, stage, .25, pretrained=True)
     slow = [name for name, _ in model.named_parameters() if not trains(stage, name)]
     by_weight = {}
-    for opt in optimizers(model, .1, 0., slow, share=.25):
+    for opt in optimizers(model, .1, 0., shares):
         for group in opt.param_groups:
             by_weight |= {id(p): group["share"] for p in group["params"]}
     for name, p in model.named_parameters():
         assert by_weight[id(p)] == (.25 if name in slow else 1.)
     assert 0 < len(slow) < len(by_weight)
+
+
+def test_an_encoder_that_was_trained_before_learns_slowly():
+    model = small_model("januspro")
+    shares = learn_slowly(model, {}, 0., pretrained=True)
+    assert set(shares.values()) == {.1}
+    assert all(name.startswith("eyes.encoder.") for name in shares)
+    assert len(shares) == len(list(model.eyes.encoder.parameters()))
+    assert not learn_slowly(model, {}, 0., pretrained=False)
 
 
 def test_a_ratio_shares_out_the_rows_of_a_step():

@@ -91,22 +91,22 @@ def move(matrices, directions, lr, weight_decay):
     torch._foreach_add_(matrices, directions, alpha=-lr * stretch)
 
 
-def optimizers(model, lr, weight_decay=.01, slow=(), share=1.):
+def optimizers(model, lr, weight_decay=.01, shares={}):
     """
     Those of a Transformer: Muon for the matrices between the ends, which alone decay; AdamW for
-    embeddings, heads, routers and gains, at 0.4 of its learning rate. slow: names of weights that
-    have but a share of the learning rate, which their group says.
+    embeddings, heads, routers and gains, at 0.4 of its learning rate. shares: {name of a weight
+    that has but a share of the learning rate: the share}, which its group says.
     """
-    groups = {}  # {(is a matrix, is slow): weights}
+    groups = {}  # {(is a matrix, share): weights}
     for name, p in model.named_parameters():
         is_between = name.startswith(("blocks.", "eyes.", "hand.", "towers."))
         is_table = "router" in name or "place" in name or "word" in name
         is_matrix = p.dim() == 2 and is_between and not is_table
-        groups.setdefault((is_matrix, name in slow), []).append(p)
+        groups.setdefault((is_matrix, shares.get(name, 1.)), []).append(p)
     matrices = []
     rest = []
-    for (is_matrix, is_slow), weights in groups.items():
-        group = {"params": weights, "share": share if is_slow else 1.}
+    for (is_matrix, share), weights in groups.items():
+        group = {"params": weights, "share": share}
         if is_matrix:
             matrices.append(group)
         else:
