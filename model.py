@@ -122,7 +122,8 @@ PRESETS = {
         {"share": .3, "train": ("eyes", *SECOND_COPIES)},
         {"share": .6}]},
     # Deng et al. 2025, arXiv 2505.14683: all weights by whether a token is of a picture being
-    # drawn. The paper splits the final norm too
+    # drawn. The paper splits the final norm too, and has a drawn picture twice, with noise and
+    # clean, for what is said behind it: here nothing is
     "bagel": {"split": ALL, "route": "generated", "see": "encoder", "draw": "flow", "full": True,
               "draw_weight": 4., "stages": [
         {"share": .1, "train": ("eyes.adapter",), "ratio": "0:1"},
@@ -501,19 +502,6 @@ class Cache:
         self.k[layer][:, :, self.used:end] = k
         self.v[layer][:, :, self.used:end] = v
         return self.k[layer][:, :, :end], self.v[layer][:, :, :end]
-
-
-def init_weights(model):
-    """What writes into the residual stream starts silent, and the logits nearly so."""
-    for name, p in model.named_parameters():
-        if p.dim() != 2:
-            continue  # gains are one, biases as torch makes them
-        std = p.size(1) ** -.5
-        if ".proj." in name or ".down." in name:
-            std = 0.
-        elif name.startswith("head."):
-            std = .002
-        nn.init.normal_(p, std=std)
 
 
 class Transformer(nn.Module):

@@ -21,7 +21,9 @@ frame(ids, roles) may put markers between a row's image tokens. A hand has embed
 tokens of what is drawn; then logits(x, head), or if it does not draw token by token
 prepare(), say(), off() and draw(), see systems/flow.py.
 """
-from model import Transformer, init_weights
+import torch.nn as nn
+
+from model import Transformer
 from systems.encoder import Encoder
 from systems.features import Features
 from systems.flow import Flow
@@ -48,3 +50,16 @@ def build(config):
         model.hand = Queries(config)
     init_weights(model)
     return model
+
+
+def init_weights(model):
+    """What writes into the residual stream starts silent, and the logits nearly so."""
+    for name, p in model.named_parameters():
+        if p.dim() != 2:
+            continue  # gains are one, biases as torch makes them
+        std = p.size(1) ** -.5
+        if ".proj." in name or ".down." in name:
+            std = 0.
+        elif name.startswith("head."):
+            std = .002
+        nn.init.normal_(p, std=std)

@@ -25,7 +25,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from model import Block, Config, Layout, RMSNorm, init_weights
+from model import Block, Config, Layout, RMSNorm
+from systems import init_weights
 from systems.encoder import FILE, N_HEAD, WIDTH, VisionTransformer
 from tools.device import (find_device, keep_freed_memory, name_of, name_of_processor,
                           set_products)
