@@ -45,7 +45,7 @@ from systems.losses import row_losses
 from systems.plan import RATIO, how_to_resume, phase_begins, rows_a_step, stages_of, turned
 from systems.runs import (VERSION, as_saved, load_checkpoint, load_model, next_command,
                           read_config, refuse_other_data)
-from systems.start import begin_with, learn_slowly, stage_at, trains
+from systems.start import begin_with, shares_of_lr, stage_at, trains
 from tools import processes
 from tools.balance import put_back, set_aside
 from tools.curves import draw_curves
@@ -209,7 +209,7 @@ model.dropout = args.dropout
 compile_layers(model, args.compile)
 if args.fsdp:
     processes.shard(model, device_type)
-shares = learn_slowly(model, stages[0], args.old_lr, args.pretrained)  # of the learning rate
+shares = shares_of_lr(model, stages[0], args.old_lr, args.pretrained)
 opts = optimizers(model, args.lr, args.weight_decay, shares)  # Muon, AdamW
 
 # ---------------------------------------------------------------------------------------------
@@ -409,8 +409,8 @@ for step in range(first_step, args.steps + 1):
     if stage_at(step, stages) is not stage:
         stage = stage_at(step, stages)
         net = enter(stage)
-        times = {"generate": args.noises, "understand": 1}  # that a row is read in a step
-        tokens = sum(stage["rows"][task] * times[task] * longest[task] for task in tasks)
+        n_read = stage["rows"] | {"generate": stage["rows"]["generate"] * args.noises}
+        tokens = sum(n_read[task] * longest[task] for task in tasks)  # of a step
         if args.interleave:
             tokens *= 1 + SHARE  # before some rows stands another
         if len(stages) > 1:

@@ -17,6 +17,7 @@ from data import TASKS, load_tokenizer
 from model import PRESETS, SIZES, Config
 from systems import build
 from systems.dial import MATCH, cost, example, n_markers, with_flags
+from systems.plan import BY_FLOW, NOISES
 from systems.semantic import SemanticTokenizer
 from tools.device import find_device, keep_freed_memory, set_products
 from tools.faults import expect_faults
@@ -50,7 +51,9 @@ def main():
     for arch, config in configs.items():
         net = build(config).to(device)
         trips[arch] = round_trip(net, SemanticTokenizer().to(device) if arch == "illume" else tok)
-        batches = [example(net, task, ROWS, device) for task in TASKS]
+        by_flow = config.draw in BY_FLOW  # then a picture is read with several noises
+        n_rows = {"generate": ROWS * NOISES if by_flow else ROWS, "understand": ROWS}
+        batches = [example(net, task, n_rows[task], device) for task in TASKS]
         opts = optimizers(net, .01)
         steps[arch] = partial(take_step, net, opts, batches, device, dtype)
     seconds = by_turns(steps, ROUNDS, device)

@@ -53,8 +53,7 @@ UTAMOE = f"--arch utamoe {NEW_EYES} --exam 30"
 # token by token; of those that draw otherwise see systems/README.md
 OTHERS = {"januspro": NEW_EYES, "evev2": "", "bagel": f"--draw tokens --no-full {NEW_EYES}",
           "utamoe": NEW_EYES, "moe": "", "separate": ""}
-
-WITH_EYES = ("januspro", "bagel", "utamoe")
+WITH_EYES = ("januspro", "bagel", "utamoe")  # of these, those that see by an encoder
 
 ARMS = {
     "main": {"flags": "--aia 0.1", "steps": 5500},
@@ -153,7 +152,8 @@ ARMS = {
        for arch, more in OTHERS.items()},
     "emu3-aia": {"flags": "--aia 0.1 --exam 30", "steps": 220, "from": "emu3"},
     # the same with the encoder that was trained before, with words
-    **{f"{arch}-eyes": {"flags": f"--arch {arch} {SHORT}", "steps": 550} for arch in WITH_EYES},
+    **{f"{arch}-eyes": {"flags": f"--arch {arch} {OTHERS[arch].replace(NEW_EYES, '')} {SHORT}",
+                        "steps": 550} for arch in WITH_EYES},
     # seeing alone, from patches of pixels, and what exists in copies by modality
     "see": {"flags": SEE, "steps": 550},
     "see-norm": {"flags": f"{SEE} --split norm --route modality", "steps": 550},
@@ -212,7 +212,7 @@ CLAIMS = {
                    "ways.", AIA),
     "synergy": ("Both tasks together are learned better than one alone.", f"{AIA}, of drawing"),
     "eyes": ("Who sees by an encoder that was trained with words learns faster to see than who "
-             "sees image tokens.", "as of Janus-Pro's separate encoder, arXiv 2501.17811"),
+             "sees image tokens.", OURS),
     "ratio": ("As many rows to draw as to understand is the best mix.", AIA),
     "round trip": ("A network that was taken apart must decode what it drew, and encode it again, "
                    "before it can see it.", AIA),
@@ -308,12 +308,12 @@ STUDIES = {
         "tests": {"nearer": (TAKEN_APART, CURVES), "apart": (TAKEN_APART, LOSSES)},
     },
     "eyes": {
-        "question": "Does an encoder that was trained before see as well as image tokens?",
+        "question": "Does who sees by an encoder that was trained before learn faster to see?",
         "arms": ["emu3", *[f"{arch}-eyes" for arch in WITH_EYES], "januspro"],
         "seeds": 3,
         "note": "januspro's encoder starts from nothing. All train jointly; encoders that were "
-                "trained before at a tenth of the learning rate. bagel-eyes draws by flow, so its "
-                "loss to draw is another.",
+                "trained before at a tenth of the learning rate. bagel draws by tokens, and "
+                "attends within a picture as all others do.",
         "rivals": [*[(f"{arch}-eyes", "emu3") for arch in WITH_EYES],
                    ("januspro-eyes", "januspro")],
         "measures": {"loss/understand": .02, "summary/answered": .02},

@@ -30,10 +30,12 @@ def check_filled_in(args):
     config = turned_config(Config(args.n_layer, n_image=10**6), args)
     if args.interleave and config.see != "tokens":
         sys.exit("--interleave: is of networks that see tokens; leave it out, or add --see tokens")
-    if not args.pretrained and config.see != "encoder":
-        sys.exit("--no-pretrained: is of eyes that are an encoder; leave it out, or add "
+    learns_to_see = config.see == "encoder" and config.draw != "features"
+    if not args.pretrained and not learns_to_see:
+        sys.exit("--no-pretrained: is of eyes that are an encoder, and learn; leave it out, or add "
                  "--see encoder")
-    if args.noises > 1 and config.draw not in BY_FLOW:
+    draws_by_flow = config.draw in BY_FLOW and args.task != "understand"
+    if args.noises > 1 and not draws_by_flow:
         sys.exit(f"--noises {args.noises}: is of pictures drawn by flow; leave it out, or add "
                  "--draw flow")
     if args.aia and phase_begins(args) >= args.steps:

@@ -6,8 +6,8 @@ arXiv 2506.03591) have them.
 What comes in: pixels. What goes out: a vector for each image token, in its place in the row.
 
 The papers' encoders were trained before, with words, on many pictures. So was this one, which is
-small: systems/siglip.py makes assets/encoder.pt. It learns on at a tenth of the learning rate, as
-ILLUME's does; with all of it, it forgets. With --no-pretrained it starts from nothing.
+small: systems/siglip.py makes assets/encoder.pt. It learns on at a tenth of the learning rate, or
+not at all (MetaMorph). With --no-pretrained it starts from nothing.
 """
 import sys
 
@@ -81,8 +81,8 @@ class Encoder(nn.Module):
         C = config.n_embd
         self.n_image = config.n_image
         self.as_drawn = config.draw == "features"  # then features come in as they go out
-        # the last block, which learned what a whole picture is called, says less of each place: as
-        # in LLaVA (Liu et al. 2023, arXiv 2304.08485) it is left out
+        # the last block, which learned what a whole picture is called, is left out, as in LLaVA
+        # (Liu et al. 2023, arXiv 2304.08485); also from nothing, so that both have one size
         self.encoder = VisionTransformer(N_LAYER if self.as_drawn else N_LAYER - 1)
         self.adapter = nn.Sequential(nn.Linear(WIDTH, C), nn.GELU(), nn.Linear(C, C))
 

@@ -139,9 +139,9 @@ def add_training(parser):
              "one noise tells little of a picture (default: 4)")
     add("--draw_weight", type=float,
         help="weight of the loss to draw (default: 1, or the preset's)")
-    add("--pretrained", action=yes_or_no, default=True,
+    add("--pretrained", action=yes_or_no,
         help="whether an encoder that sees begins as assets/encoder.pt, and learns at a tenth of "
-             "the learning rate, or from nothing")
+             "the learning rate, or from nothing (default: yes, or as in --init_from)")
     add("--balance", action="store_true",
         help="scale each task's gradient to the same norm in every step")
     add("--size", choices=SIZES,
@@ -152,8 +152,8 @@ def add_training(parser):
     add("--n_head", type=int, help="attention heads, instead of the size's")
     add("--n_embd", type=int, help="channels, instead of the size's")
     add("--data", help="folder of a data set (default: with --init_from that run's; else "
-                          "data/toy-SIZE, made if missing, as data/speckled-SIZE, and "
-                          "data/told-SIZE are)")
+                          "data/toy-SIZE, of illume data/semantic-nano; made if missing, as "
+                          "data/speckled-SIZE and data/told-SIZE are)")
     add("--n_train", type=int,
         help="train on the first so many rows of each task only (default: all)")
     add("--interleave", action="store_true",

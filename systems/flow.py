@@ -17,7 +17,7 @@ arXiv 2102.09672), x_t = cos(t pi/2) x + sin(t pi/2) e, and learn e. The same st
 DDIM's (Song et al. 2020, arXiv 2010.02502); the papers take 250 of another kind.
 
 One noise tells little of a picture. So each picture of a step is mixed with several (--noises), at
-times of their own: a network learns as much of that as of as many more pictures.
+times of their own (README.md tells what came of that).
 
 Within a picture that is drawn all see all (with --causal none behind it).
 
@@ -35,8 +35,8 @@ from model import RMSNorm
 from systems.losses import mean_of_rows
 
 STEPS = 25  # from noise to a picture
-SHIFT = 2   # times are nearer to noise, where the prompt decides what is drawn: what it is worth
-            # to know it is the most around t = 0.7 (in BAGEL's later training: 4)
+SHIFT = 2   # how much nearer times are to noise (4 in BAGEL's later training): where it was looked
+            # up, a network was most off without its prompt, beside with it, around t = 0.7
 UNIT = 3 ** .5  # half the width of a uniform distribution whose standard deviation is 1
 FREQUENCIES = 32
 

@@ -10,6 +10,7 @@ from data import TASKS
 from model import PRESETS, SIZES, Config
 from systems.runs import latest_run, read_config
 from tools.processes import world
+from toy.command import worlds
 
 SHAPE = ("n_layer", "n_head", "n_embd")  # what a size is
 RATIO = "5:11"  # rows to generate : rows to understand, as what is learned last is to look up
@@ -18,8 +19,9 @@ STEPS = {"nano": 5500, "small": 4000, "base": 10000}
 # These see as the network that they start from
 KEEP_EYES = ("metaquery", "llavafusion")
 
-# These draw out of noise
+# These draw out of noise; and with so many a picture of a step is mixed
 BY_FLOW = ("flow", "queries")
+NOISES = 4
 
 # How a step is taken, not which step it is: a resumed run may choose these anew.
 HOW = ("accumulate", "checkpoint", "compile", "fsdp")
@@ -42,8 +44,7 @@ def take_from_run(args):
     args.data = args.data or config["train"]["data"]
     is_there = (Path(args.data) / "meta.json").exists()
     size = config["train"]["size"]
-    made = [f"data/{kind}-{size}" for kind in ("toy", "speckled", "told", "semantic")]
-    if not is_there and args.data not in made:  # see make_if_missing()
+    if not is_there and args.data not in worlds(size):
         sys.exit(f"--resume: the data set of {args.out} is not in {args.data}; "
                  "say where it is: --data FOLDER")
     of_now = ["resume", "out", "data", "device", *given]
@@ -52,6 +53,7 @@ def take_from_run(args):
     for name, value in config["train"].items():
         if name not in of_now:
             setattr(args, name, value)
+    args.noises = config["train"].get("noises", 1)  # an older run had one
     if config["train"].get("maps"):  # an older run's word for it
         args.each = "pair"
 
@@ -65,8 +67,10 @@ def fill_in(args):
         before, network = run["train"], run["model"]
     on_gpu = args.device.startswith("cuda")
     args.size = args.size or before.get("size", "small" if on_gpu else "nano")
-    kind = "semantic" if args.arch == "illume" else "toy"
-    args.data = args.data or before.get("data", f"data/{kind}-{args.size}")
+    of_arch = "data/semantic-nano" if args.arch == "illume" else f"data/toy-{args.size}"
+    args.data = args.data or before.get("data", of_arch)
+    if args.pretrained is None:
+        args.pretrained = before.get("pretrained", True)
     if before and args.arch in KEEP_EYES and args.see is None:
         args.see = network["see"]
         args.full = network["full"] if args.full is None else args.full
@@ -87,7 +91,7 @@ def fill_in(args):
         by_preset = args.draw in (None, preset.get("draw"))
         args.draw_weight = preset.get("draw_weight", 1.) if by_preset else 1.
     by_flow = (args.draw or preset.get("draw")) in BY_FLOW
-    args.noises = args.noises or (4 if by_flow else 1)
+    args.noises = args.noises or (NOISES if by_flow else 1)
     args.steps = args.steps or STEPS[args.size]
     args.whole = args.whole or before.get("whole", before.get("steps", args.steps))
     args.eval_every = args.eval_every or max(1, args.steps // 10)

@@ -49,10 +49,12 @@ def read_config(folder):
     if version != VERSION:
         sys.exit(f"{folder}: a run of version {version}, this code reads {VERSION}; train it again")
     wrong = what_is_wrong(config)
-    if not wrong and config["model"].get("see") == "encoder" and "draw" not in config["model"]:
-        sys.exit(f"{folder}: a run from when encoders were smaller; train it again")
     if wrong:
         sys.exit(f"{file}: is damaged ({wrong}); train the run again")
+    model = config["model"]
+    sees_so = model.get("see") == "encoder" and model.get("draw") != "features"
+    if sees_so and "noises" not in config["train"]:
+        sys.exit(f"{folder}: a run from when eyes were another encoder; train it again")
     return config
 
 

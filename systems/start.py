@@ -15,6 +15,8 @@ from systems.encoder import load_encoder
 from systems.runs import as_saved, load_model, refuse_other_data
 from tools.files import load_state
 
+OF_ENCODER = .1  # of the learning rate, if it was trained before: as in ILLUME's last stage
+
 
 def start_from(model, dense):
     """
@@ -65,18 +67,17 @@ def trains(stage, name):
     return not any(part in name for part in stage.get("freeze", ()))
 
 
-def learn_slowly(model, stage, old_lr, pretrained):
+def shares_of_lr(model, stage, old_lr, pretrained):
     """
-    {name of a weight: its share of the learning rate}, of those that were trained before and learn
-    on: with --old_lr what the only stage would leave as it is; and an encoder, which does not stand
-    its new surroundings otherwise.
+    {name of a weight: its share of the learning rate}, of those that were trained before: with
+    --old_lr what the only stage would leave as it is; and an encoder, by a tenth at most.
     """
     shares = {}
     for name, _ in model.named_parameters():
         if old_lr and not trains(stage, name):
             shares[name] = old_lr
-        elif pretrained and name.startswith("eyes.encoder."):
-            shares[name] = .1
+        if pretrained and name.startswith("eyes.encoder."):
+            shares[name] = min(shares.get(name, 1.), OF_ENCODER)
     return shares
 
 
@@ -99,13 +100,14 @@ def begin_with(model, stages, args, data, device):
     if model.config.draw == "features" and data.meta.get("semantic"):
         sys.exit(f"--data {args.data}: its tokens stand for features already; to draw features "
                  "themselves, take a data set of pixels' tokens, such as data/toy-nano")
-    if model.config.draw == "features" and not args.resume:
-        model.hand.load(load_tokenizer(data.folder / "tokenizer.pt", device))
     if args.init_from and not args.resume:
         args.branch = start_from_run(model, args.init_from, data, device)
     elif "stages" in PRESETS[args.arch] and not args.init_from and not args.stages:
         print(f"{args.arch}: its stages start from a trained network, and no --init_from names "
               "one: everything is trained jointly")
+    if model.config.draw == "features" and not args.resume:  # wherever all else comes from
+        load_encoder(model.eyes.encoder)
+        model.hand.load(load_tokenizer(data.folder / "tokenizer.pt", device))
     if args.branch:  # from a network of this very architecture: its earlier stages are behind it
         stages = [stages[-1] | {"share": 1.}]
     for stage in stages:

@@ -69,15 +69,23 @@ def test_networks_are_compared_at_the_same_times_and_train_at_all():
 
 
 def test_a_picture_is_mixed_with_several_noises_a_step(toy, tmp_path):
-    flags = ("--arch", "transfusion", "--noises", 3, "--steps", 1)
+    flags = ("--arch", "transfusion", "--noises", 3, "--steps", 1, "--batch_size", 8)
     read_rows = names_of("train.py", *short_run(toy, tmp_path / "x"), *flags)["read_rows"]
     of_task = {task: batch for task, batch, _ in read_rows(0)}
     drawn = of_task["generate"]
     pictures = drawn["ids"][drawn["generated"]].view(-1, 3, 36)
+    assert len(pictures) == 2 and not torch.equal(*pictures[:, 0])
     assert (pictures == pictures[:, :1]).all()
     assert len(drawn["time"][:, 0].unique()) == len(drawn["ids"]), "each at a time of its own"
-    seen = of_task["understand"]
-    assert len(seen["ids"]) == 4 - len(pictures), "these are read once"
+    assert len(of_task["understand"]["ids"]) == 6, "these are read once"
+
+
+def test_four_noises_are_usual_and_one_token_by_token(toy, tmp_path):
+    for arch, flags, usual in (("transfusion", (), 4), ("bagel", ("--draw", "tokens"), 1),
+                               ("emu3", (), 1)):
+        out = tmp_path / arch
+        args = names_of("train.py", *short_run(toy, out), "--arch", arch, *flags, "--steps", 1)
+        assert args["args"].noises == usual
 
 
 class Knowing:

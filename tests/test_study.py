@@ -15,8 +15,10 @@ from PIL import Image
 from exam.questions import EXTRA, GENEVAL, MME, MMVP
 from lab import claims, intervals, report, study
 from lab.conflict import DRAWS, MATRICES, ROWS
+from lab.dots import HUES
 from lab.intervals import draw_intervals
 from lab.studies import CLAIMS as OUR_CLAIMS
+from lab.studies import STUDIES as ALL_STUDIES
 from lab.report import T95, interval, is_kept, verdict
 from systems import flags, plan
 from toy.words import KINDS
@@ -299,6 +301,10 @@ def test_a_promise_is_of_the_mean_and_of_each_seed():
     assert not is_kept(values, .92, .91, 1)
     assert is_kept(values, .93, .95, -1)
     assert not is_kept(values, .92, .95, -1)
+
+
+def test_every_arm_of_a_study_has_a_colour_of_its_own():
+    assert max(len(of_study["arms"]) for of_study in ALL_STUDIES.values()) <= len(set(HUES))
 
 
 def test_arms_are_compared_seed_by_seed(place, monkeypatch):

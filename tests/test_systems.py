@@ -22,7 +22,7 @@ from systems.interleave import all_behind, pick_others, put_behind
 from systems.losses import row_losses
 from systems.plan import name_of_run, rows_a_step
 from systems.runs import VERSION, latest_run, load_model, next_command
-from systems.start import learn_slowly, source_of, start_from, start_from_run, trains
+from systems.start import shares_of_lr, source_of, start_from, start_from_run, trains
 from tests.common import every_place, same, small_config, small_model, task_batch, weights
 from tools.muon import optimizers
 
@@ -318,7 +318,7 @@ def test_copies_may_be_in_the_outer_layers_alone_or_in_the_last():
 def test_old_weights_learn_by_a_share_of_the_learning_rate():
     model = small_model("lmfusion")
     [stage] = PRESETS["lmfusion"]["stages"]
-    shares = learn_slowly(model, stage, .25, pretrained=True)
+    shares = shares_of_lr(model, stage, .25, pretrained=True)
     slow = [name for name, _ in model.named_parameters() if not trains(stage, name)]
     by_weight = {}
     for opt in optimizers(model, .1, 0., shares):
@@ -331,11 +331,14 @@ def test_old_weights_learn_by_a_share_of_the_learning_rate():
 
 def test_an_encoder_that_was_trained_before_learns_slowly():
     model = small_model("januspro")
-    shares = learn_slowly(model, {}, 0., pretrained=True)
+    shares = shares_of_lr(model, {}, 0., pretrained=True)
     assert set(shares.values()) == {.1}
+    assert len(model.eyes.encoder.blocks) == 2, "without the last block"
     assert all(name.startswith("eyes.encoder.") for name in shares)
     assert len(shares) == len(list(model.eyes.encoder.parameters()))
-    assert not learn_slowly(model, {}, 0., pretrained=False)
+    assert not shares_of_lr(model, {}, 0., pretrained=False)
+    old = shares_of_lr(model, {"train": ("hand.",)}, .5, pretrained=True)
+    assert old["eyes.encoder.place.weight"] == .1 and old["embed.0.own.weight"] == .5
 
 
 def test_a_ratio_shares_out_the_rows_of_a_step():
@@ -369,9 +372,9 @@ def test_a_run_of_another_version_is_refused(trained, tmp_path):
     with pytest.raises(SystemExit, match=says):
         load_model(tmp_path / "old")
     config["model"]["see"] = "encoder"
-    del config["model"]["draw"]
+    del config["train"]["noises"]
     (tmp_path / "old" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(SystemExit, match="encoders were smaller"):
+    with pytest.raises(SystemExit, match="eyes were another encoder"):
         load_model(tmp_path / "old")
 
 

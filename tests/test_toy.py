@@ -17,7 +17,7 @@ from data import WATCHED, load_dataset, make_row
 from exam import pictures_of
 from exam.rules import check, truth
 from tests.common import run, same
-from toy import build, own, tokenizer
+from toy import build, command, own, tokenizer
 from toy.build import build_toy
 from toy.dataset import data_folder, new_dataset
 from toy.judge import judge, same_scene
@@ -433,6 +433,19 @@ def test_a_speckled_data_set_shows_the_same_scenes_on_other_ground(toy, tmp_path
     assert pictures_of(toy.meta) == (48, None)
     in_exam = render_all([[]], *pictures_of(other.meta))
     assert is_pale(in_exam).all()
+
+
+def test_the_toy_world_s_data_sets_are_made_where_they_are_missing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    asked = []
+    monkeypatch.setattr(command, "child", lambda *words, quiet: asked.append(words[1:]))
+    for folder in ("data/toy-small", "data/told-small", "data/semantic-nano"):
+        command.make_if_missing(folder, "small")
+    assert asked == [("--out", "data/toy-small", "--size", "small"),
+                     ("--out", "data/told-small", "--size", "small", "--told"),
+                     ("--out", "data/semantic-nano", "--semantic")], "it has one size alone"
+    with pytest.raises(SystemExit, match="no data set here"):
+        command.make_if_missing("data/told-nano", "small")
 
 
 def test_a_told_data_set_has_words_in_the_place_of_pictures(tmp_path):

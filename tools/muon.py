@@ -18,9 +18,9 @@ class Muon(torch.optim.Muon):
     values are driven to about 1, so that a matrix learns alike in all its directions.
 
     The step is torch.optim.Muon's, but faster: matrices of one shape take it as one batch, and
-    where there are no instructions for products in bfloat16, it is in float32 (otherwise, on a CPU,
-    it is the same bit for bit). They may be DTensors, in shards: then each process takes the step
-    of whole matrices, and keeps its part.
+    where torch knows of no instructions for products in bfloat16, it is in float32 (where it does,
+    on a CPU, the step is the same bit for bit). They may be DTensors, in shards: then each process
+    takes the step of whole matrices, and keeps its part.
     """
 
     @torch.no_grad()
@@ -91,12 +91,13 @@ def move(matrices, directions, lr, weight_decay):
     torch._foreach_add_(matrices, directions, alpha=-lr * stretch)
 
 
-def optimizers(model, lr, weight_decay=.01, shares={}):
+def optimizers(model, lr, weight_decay=.01, shares=None):
     """
     Those of a Transformer: Muon for the matrices between the ends, which alone decay; AdamW for
     embeddings, heads, routers and gains, at 0.4 of its learning rate. shares: {name of a weight
     that has but a share of the learning rate: the share}, which its group says.
     """
+    shares = shares or {}
     groups = {}  # {(is a matrix, share): weights}
     for name, p in model.named_parameters():
         is_between = name.startswith(("blocks.", "eyes.", "hand.", "towers."))

@@ -23,7 +23,7 @@ from toy.tokenizer import steps_for, tokenizer_path, train_toy_tokenizer
 from toy.world import CANVAS
 
 MOST = 10**8  # as many scenes are some 750 GB
-KINDS = ("speckled", "told", "semantic")  # of the toy world, beside the plain one
+OTHERS = ("speckled", "told", "semantic")  # kinds of the toy world, beside the plain one
 EXAM_SEED = 2**31  # exam.questions.SEED: no data set may hold what is asked there
 
 
@@ -46,7 +46,7 @@ def main():
         out = args.out or f"data/{Path(args.json).stem}"
         build_real(args.json, args.images, out, args.size, args.seed, args.tokenizer_steps)
     else:
-        chosen = [kind for kind in KINDS if getattr(args, kind)]
+        chosen = [kind for kind in OTHERS if getattr(args, kind)]
         kind = chosen[0] if chosen else "toy"
         out = args.out or f"data/{kind}-{args.size}"
         tok = load_tokenizer(ASSETS / "semantic.pt") if args.semantic else None
@@ -108,7 +108,7 @@ def refuse_what_does_nothing(args):
                  "out --json, --out and --n")
     if args.json and args.n:
         sys.exit(f"--n {args.n}: is of the toy world; a data set of --json has all its records")
-    chosen = [f"--{kind}" for kind in KINDS if getattr(args, kind)]
+    chosen = [f"--{kind}" for kind in OTHERS if getattr(args, kind)]
     if args.json and chosen:
         sys.exit(f"{chosen[0]}: is of the toy world; leave it out, or --json")
     if len(chosen) > 1:
@@ -119,6 +119,9 @@ def refuse_what_does_nothing(args):
         sys.exit("--semantic: its image tokenizer is trained otherwise: python -m systems.semantic")
     if args.semantic and args.size != "nano":
         sys.exit(f"--size {args.size}: a world of --semantic has 48 x 48 pixels; leave it out")
+    if args.tokenizer_steps and args.semantic:
+        sys.exit("--tokenizer_steps: that of --semantic is trained by python -m systems.semantic "
+                 "--steps")
     if args.tokenizer_steps and not args.json and not args.train_tokenizer:
         more = " --speckled" if args.speckled else ""
         sys.exit(f"--tokenizer_steps {args.tokenizer_steps}: no data set of the toy world trains "
@@ -130,14 +133,20 @@ def stop(signal_number, frame):
     sys.exit("\nstopped before anything was written")
 
 
+def worlds(size):
+    """{folder: kind} of the toy world's data sets for a size, which train.py makes if missing"""
+    plain = {f"data/{kind}-{size}": kind for kind in ("toy", "speckled", "told")}
+    return plain | {"data/semantic-nano": "semantic"}  # a network of any size can read it
+
+
 def make_if_missing(folder, size):
     """
-    The toy world's data set for a size, of one of KINDS or as it is, made by a process of its own,
-    if its folder is not there. Another folder is not made up: exits with one line.
+    The toy world's data set for a size, of one of worlds(), made by a process of its own, if its
+    folder is not there. Another folder is not made up: exits with one line.
     """
     if (Path(folder) / "meta.json").exists():
         return
-    kinds = {f"data/{kind}-{size}": kind for kind in ("toy", *KINDS)}
+    kinds = worlds(size)
     if folder not in kinds:
         if Path(folder).is_file():
             sys.exit(f"--data {folder}: is a file; wanted is the folder of a data set")
@@ -145,6 +154,10 @@ def make_if_missing(folder, size):
                  "your own pictures: python data.py --json PAIRS.json --images FOLDER --out FOLDER")
     print(f"{folder} is missing: making the toy world first")
     command = Path(__file__).parent.parent / "data.py"
-    more = [] if kinds[folder] == "toy" else [f"--{kinds[folder]}"]
-    if rank == 0 and child(command, "--size", size, "--out", folder, *more, quiet=True):
+    more = ["--size", size]
+    if kinds[folder] == "semantic":
+        more = ["--semantic"]
+    elif kinds[folder] != "toy":
+        more.append(f"--{kinds[folder]}")
+    if rank == 0 and child(command, "--out", folder, *more, quiet=True):
         sys.exit(f"{folder}: could not be made (the reason is above)")
