@@ -10,6 +10,7 @@ from lab.conflict import BEGIN, MATRICES
 from lab.conflict import draw as draw_cosines
 from lab.curves import mean_run
 from lab.dots import draw_dots
+from lab.drawings import draw_rows
 from lab.intervals import draw_intervals
 from lab.measures import is_of_conflict, read, scores_of, sign_of, value_of, values_of
 from lab.studies import CLAIMS
@@ -33,6 +34,7 @@ CAVEAT = ("All seeds sit the same exam, so ± and intervals say how runs differ,
 CURVES = "The mean over seeds, with a band of one standard deviation."
 COSINES = ("Without noise (see lab/conflict.py), where the second phase begins. The mean over "
            "seeds, with its 95 % interval as a band.")
+DRAWN = "Of the runs of seed 0, each prompt's first picture."
 STEPS = "Nats a token; the last over 1,000 rows a task, the others over 250."
 
 
@@ -47,7 +49,8 @@ def write_report(name, study, runs, folder, command):
     measures = [*study.get("promise", ()), *study.get("measures", ())]
     asked = {measure.split("/")[0] for measure in measures}
     scores = {run: scores_of(run, asked) for run in runs}
-    found = [kept(measure, study, scores) for measure in study.get("promise", ())]
+    found = [kept(arm, measure, study, scores)
+             for arm in study["arms"] for measure in study.get("promise", ())]
     parts = [f"# {study['question']}", how_made(command, runs), f"![every seed a dot]({name}.png)"]
     if "promise" in study:
         parts += ["## What is promised", KEPT, promises(found)]
@@ -65,6 +68,10 @@ def write_report(name, study, runs, folder, command):
     is_of_curves = asked & {"distance", "correlation", "spread"}
     if is_of_curves:
         parts += ["## Curves", CURVES, f"![interaction per layer]({name}-curves.png)"]
+    if "prompts" in study:
+        parts += ["## What each draws", DRAWN, f"![a row each]({name}-drawings.png)"]
+        draw_rows([first_run(arm, runs) for arm in study["arms"]], study["prompts"],
+                  folder / f"{name}-drawings.png")
     parts += [study.get("note", ""), CAVEAT, "## Scores", every_score(study["arms"], scores),
               "## Validation losses by step", STEPS, losses(study["arms"], runs)]
     folder.mkdir(parents=True, exist_ok=True)
@@ -126,13 +133,17 @@ def spread(values):
     return f"{written(middle)} ± {written(stdev(values), like=middle)}"
 
 
+def first_run(arm, runs):
+    """An arm's run of the first seed"""
+    return min((run for run in runs if run.arm == arm), key=lambda run: run.seed)
+
+
 # ---------------------------------------------------------------------------------------------
 # what was found
 
 
-def kept(measure, study, scores):
-    """Whether a promise is kept, as a dict."""
-    arm = study["arms"][0]
+def kept(arm, measure, study, scores):
+    """Whether an arm keeps a promise, as a dict."""
     of_mean, of_each = study["promise"][measure]
     n_runs = sum(run.arm == arm for run in scores)
     found = {"arm": arm, "measure": measure, "of mean": of_mean, "of each": of_each,
@@ -193,10 +204,12 @@ def claims(tests):
 
 
 def promises(found):
+    several = len({one["arm"] for one in found}) > 1
     rows = []
     for one in found:
+        who = f"{one['arm']}, " if several else ""
         said = f"**{one['verdict']}**" if one["verdict"] == "broken" else one["verdict"]
-        rows.append([title(one["measure"]), written(one["of mean"]), written(one["of each"]),
+        rows.append([who + title(one["measure"]), written(one["of mean"]), written(one["of each"]),
                      one["value"], one["worst"], said])
     return table(["", "promised: mean", "each seed", "mean", "worst seed", ""], rows)
 

@@ -5,6 +5,7 @@ conversation goes on.
 import errno
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from PIL import Image
 
 from data import TASKS, load_tokenizer
 from exam.questions import geneval_prompts
-from lab import bench, conflict, cost, curves, sampling
+from lab import bench, conflict, cost, curves, drawings, sampling
 from lab.bench import Plain, loss_of, random_batch
 from lab.conversation import converse
 from lab.curves import mean_run
@@ -23,12 +24,30 @@ from systems import build
 from systems.dial import with_flags
 from tests.common import as_if_trained_for, run, small_model
 from tools.muon import optimizers
+from tools.sheet import sheet
 from toy.world import Object, render, render_all
 
 pytest_plugins = "tests.fixtures"
 
 # ---------------------------------------------------------------------------------------------
 # what is measured
+
+
+def test_what_networks_draw_stands_in_a_row_each(trained, tmp_path, monkeypatch):
+    said = []
+
+    def note(pictures, texts, file, columns, zoom):
+        said.append((np.array(pictures), texts, columns))
+        sheet(pictures, texts, file, columns, zoom)
+
+    monkeypatch.setattr(drawings, "sheet", note)
+    runs = [SimpleNamespace(arm=arm, folder=trained) for arm in ("one", "two")]
+    drawings.draw_rows(runs, ["a red cross", "a square"], tmp_path / "rows.png")
+    [(pictures, texts, columns)] = said
+    assert texts == ["one: a red cross", "one: a square", "two: a red cross", "two: a square"]
+    assert columns == 2 and np.array_equal(pictures[:2], pictures[2:]), "by the same chances"
+    assert not np.array_equal(pictures[0], pictures[1])
+    assert Image.open(tmp_path / "rows.png").width > 2 * 120
 
 
 def test_sampling_is_tried_on_prompts_that_the_exam_does_not_ask_for(monkeypatch):

@@ -77,6 +77,8 @@ STUDIES = {
     "promise": {"question": "Is it right?", "arms": ["plain"], "seeds": 3,
                 "promise": {"summary/answered": (.91, .905), "loss/generate": (.6, .6)},
                 "tests": {"right": "promise"}},
+    "both": {"question": "Are both right?", "arms": ["plain", "better"], "seeds": 1,
+             "promise": {"summary/answered": (.92, .92)}, "tests": {"right": "promise"}},
     "rivals": {"question": "Is it better?", "arms": ["plain", "better"], "seeds": 3,
                "rivals": [("better", "plain")],
                "measures": dict.fromkeys((*BEST, "distance/generate"), .01),
@@ -292,6 +294,13 @@ def test_a_page_says_what_is_promised_and_kept(place, monkeypatch):
     assert "| loss: generate | 0.600 | 0.600 | 0.590 ± 0.010 | 0.600 | kept |" in page
     assert "| chance | 0.250 |" in page
     assert "| generate | 0.590 ± 0.010 | 0.490 ± 0.010 | 0.390 ± 0.010 |" in page
+
+
+def test_a_promise_is_of_each_arm(place, monkeypatch):
+    run(monkeypatch, "both")
+    page = (place / "results/both.md").read_text()
+    assert "| plain, answered | 0.920 | 0.920 | 0.900 | 0.900 | **broken** |" in page
+    assert "| better, answered | 0.920 | 0.920 | 0.950 | 0.950 | kept |" in page
 
 
 def test_a_promise_is_of_the_mean_and_of_each_seed():
