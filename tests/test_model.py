@@ -193,8 +193,8 @@ def test_the_task_router_learns_the_task_and_its_label_teaches_nothing_else():
         opt.step()
         opt.zero_grad()
     for first, task in ((0, "understand"), (2, "generate")):
-        output = model(task_batch(model, task, B=8))
-        assert output.router_loss < .45 < np.log(2)
+        output = model(task_batch(model, task, B=64))
+        assert output.router_loss < .55 < np.log(2)
         assert output.load[first:first + 2].sum() > .7
 
 

@@ -277,7 +277,7 @@ def test_what_has_no_counterpart_stays_as_it_was_made():
 def save_run(folder, model, toy):
     """What start_from_run() reads of a run."""
     about = {"version": VERSION, "model": asdict(model.config), "data": toy.meta,
-             "train": {"task": "both", "arch": "?", "size": "?", "data": "?",
+             "train": {"task": "both", "arch": "?", "size": "?", "data": "?", "noises": 1,
                        "steps": 1, "aia_start": 0}}
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(about))
