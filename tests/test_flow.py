@@ -84,8 +84,8 @@ def test_a_picture_is_mixed_with_several_noises_a_step(toy, tmp_path):
 def test_four_noises_are_usual_and_one_token_by_token(tmp_path, monkeypatch):
     for arch, flags, usual in (("transfusion", (), 4), ("bagel", ("--draw", "tokens"), 1),
                                ("emu3", (), 1)):
-        words = ["train.py", "--device", "cpu", "--arch", arch, *flags, "--out", str(tmp_path / arch)]
-        monkeypatch.setattr("sys.argv", words)
+        words = ("--device", "cpu", "--arch", arch, *flags, "--out", str(tmp_path / arch))
+        monkeypatch.setattr("sys.argv", ["train.py", *words])
         assert read_flags().noises == usual
 
 
