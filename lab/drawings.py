@@ -2,8 +2,6 @@
 lab/drawings.py: what several networks draw of the same prompts, a row each. lab/report.py shows it
 where a study has prompts.
 """
-from pathlib import Path
-
 from data import encoding_of, load_tokenizer
 from sample import draw
 from systems.runs import load_model
@@ -15,7 +13,7 @@ def draw_rows(runs, prompts, file):
     """
     Writes a PNG of what runs draw.
 
-      runs     each has an arm, which names its row, and a folder
+      runs     each has an arm, which names its row, and a folder (a Path)
       prompts  texts, the columns
       file     its name
     """
@@ -23,7 +21,7 @@ def draw_rows(runs, prompts, file):
     pictures, texts = [], []
     for run in runs:
         model, config = load_model(run.folder, device)
-        tok = load_tokenizer(Path(run.folder) / "tokenizer.pt", device)
+        tok = load_tokenizer(run.folder / "tokenizer.pt", device)
         pictures.extend(tok.decode(draw(model, encoding_of(config["data"]), prompts)))
         texts += [f"{run.arm}: {prompt}" for prompt in prompts]
     sheet(pictures, texts, file, columns=len(prompts), zoom=120)

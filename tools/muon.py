@@ -67,9 +67,9 @@ def look_ahead(gradients, momenta, beta):
 
 def newton_schulz(x, steps=5):
     """
-    Matrices x (N, rows, cols) with their singular values s driven to about 1; their
-    singular vectors stay. Each step makes of every s the value A s + B s^3 + C s^5. That grows
-    fast from near 0 and then stays between 0.5 and 1.5, about.
+    Matrices x (N, rows, cols) with their singular values s driven to about 1; their singular
+    vectors stay. Each step makes of every s the value A s + B s^3 + C s^5. That grows fast from
+    near 0 and then stays between 0.5 and 1.5, about.
     """
     is_tall = x.size(1) > x.size(2)
     if is_tall:
