@@ -11,6 +11,8 @@ An arm is one way to train, with each seed once:
   from   (if any) the arm whose run of the same seed it starts from, at the end of its first phase
   aim    (if any) the arm, or two: "draws,sees", whose runs of the same seed AIA aims at
   stranger (if any) the arm whose run of another seed AIA aims at: of the seed before; of 0, of 1
+  marks  (if any) flags of lab.assess, by which marks of what the run that it starts from draws in
+         the end join its data
 
 A study:
 

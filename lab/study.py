@@ -55,6 +55,7 @@ class Run:
     steps: int
     sources: list = field(default_factory=list)  # the Runs that it starts from, or aims at
     data: str = DATA       # folder of its data set
+    marks: str = None      # if marks of its source's drawings join its data: flags of lab.assess
 
     @property
     def record(self):
@@ -177,8 +178,11 @@ def add_run(runs, arm, seed, root, quick):
     folder = root / f"{arm}-{seed}"
     words = [*about["flags"].split(), "--size", "nano", "--steps", str(steps),
              "--seed", str(seed), "--out", str(folder)]
-    if "data" in about:
-        words += ["--data", about["data"]]
+    data = about.get("data", DATA)
+    if "marks" in about:
+        data = f"{folder}-data"
+    if data != DATA or "data" in about:
+        words += ["--data", data]
     sources = []
     another = seed - 1 if seed else 1
     for key, flag, of_seed in (("from", "--init_from", seed), ("aim", "--reference", seed),
@@ -192,7 +196,7 @@ def add_run(runs, arm, seed, root, quick):
         rows = words[words.index("--batch_size") + 1] if "--batch_size" in words else 32
         words += ["--batch_size", str(int(rows) // 2)]
         words += ["--exam", "10", "--eval_every", str(steps)]  # but where a phase begins
-    runs[arm, seed] = Run(arm, seed, folder, words, steps, sources, about.get("data", DATA))
+    runs[arm, seed] = Run(arm, seed, folder, words, steps, sources, data, about.get("marks"))
     return runs[arm, seed]
 
 
@@ -268,7 +272,7 @@ def train_missing(runs, jobs):
         return
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    for folder in {run.data for run in waiting}:
+    for folder in {run.data for run in waiting if run.marks is None}:
         make_if_missing(folder, "nano")
     code = revision()
     active = {}  # run: its process
@@ -314,12 +318,25 @@ def launch(run, jobs, code):
         if record["revision"] != code:  # with --mix
             save_json(run.record, record | {"revision": f"{record['revision']}, {code}"})
     else:
+        if run.marks is not None and not Path(run.data).exists():
+            draw_and_mark(run)
         save_json(run.record, record_of(run, jobs, code))
     threads = max(1, os.cpu_count() // jobs)
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     with open(run.log, "w", encoding="utf-8") as log:
         return subprocess.Popen([sys.executable, HERE / "train.py", *words], env=environment,
                                 stdout=log, stderr=log, preexec_fn=die_with_parent)
+
+
+def draw_and_mark(run):
+    """The data set of a run: its source's, and marks of what that draws. Takes a minute or two."""
+    source = run.sources[0].folder
+    print(f"\n{run.data}: {source} draws, and is marked")
+    words = [str(source), "--out", run.data, "--seed", str(run.seed), *run.marks.split()]
+    done = subprocess.run([sys.executable, "-m", "lab.assess", *words], capture_output=True,
+                          text=True, preexec_fn=die_with_parent)
+    if done.returncode:
+        sys.exit(f"{run.data}: could not be made: {done.stderr.strip().splitlines()[-1]}")
 
 
 def record_of(run, jobs, code):

@@ -65,9 +65,21 @@ with open("said", "a") as f:
 print("1.5 minutes of training; in", out)
 """
 
+ASSESS = """
+import json, pathlib, sys
+source, _, out, *words = sys.argv[1:]
+if "--fail" in words:
+    sys.exit("no luck today")
+assert pathlib.Path(source, "scores.json").exists(), "too early"
+pathlib.Path(out).mkdir()
+pathlib.Path(out, "meta.json").write_text(json.dumps([source, *words]))
+"""
+
 ARMS = {"plain": {"flags": "", "steps": 100},
         "better": {"flags": "--gain 0.05", "steps": 40, "from": "plain"},
         "aims": {"flags": "", "steps": 20, "aim": "plain,better"},
+        "marked": {"flags": "", "steps": 20, "from": "plain", "marks": "--control shuffled"},
+        "unmarked": {"flags": "", "steps": 20, "from": "plain", "marks": "--fail"},
         "stops": {"flags": "--stop yes", "steps": 100},
         "fails": {"flags": "--fail yes", "steps": 100}}
 BEST = ("summary/answered", "loss/generate", "summary/other", "best/generate")
@@ -95,6 +107,10 @@ STUDIES = {
                "promise": {"spread/generate": (.04, .04)}, "tests": {}},
     "aims": {"question": "Does it aim?", "arms": ["aims"], "seeds": 1,
              "promise": {"summary/answered": (.5, .5)}, "tests": {}},
+    "marked": {"question": "Is it marked?", "arms": ["marked"], "seeds": 1,
+               "promise": {"summary/answered": (.5, .5)}, "tests": {}},
+    "unmarked": {"question": "Can it be?", "arms": ["unmarked"], "seeds": 1,
+                 "promise": {"summary/answered": (.5, .5)}, "tests": {}},
     "stops": {"question": "Does it go on?", "arms": ["stops"], "seeds": 1,
               "promise": {"summary/answered": (.5, .5)}, "tests": {}},
     "fails": {"question": "Does it end?", "arms": ["fails", "plain"], "seeds": 2,
@@ -230,6 +246,19 @@ def test_a_run_of_another_data_set_is_refused(place, monkeypatch):
     run(monkeypatch, "promise")
     (place / "data/toy-nano/meta.json").write_text('{"seed": 1}')
     assert "plain-0: was made with another data set" in run(monkeypatch, "promise")
+
+
+def test_an_arm_may_train_on_marks_of_what_its_source_draws(place, monkeypatch):
+    (place / "lab").mkdir()
+    (place / "lab/assess.py").write_text(ASSESS)
+    assert run(monkeypatch, "marked") is None
+    assert begun(place) == ["plain-0", "marked-0"]
+    made = json.loads((place / "out/study/marked-0-data/meta.json").read_text())
+    assert made == ["out/study/plain-0", "--seed", "0", "--control", "shuffled"]
+    words = json.loads((place / "out/study/marked-0.json").read_text())["words"]
+    assert words[words.index("--data") + 1] == "out/study/marked-0-data"
+    said = run(monkeypatch, "unmarked")
+    assert said == "out/study/unmarked-0-data: could not be made: no luck today"
 
 
 def test_an_arm_may_aim_at_the_runs_of_others(place):
