@@ -128,8 +128,15 @@ def targets_of(name, curves, n_layer, control=None, n_ranges=3, heads=0):
     Curves {task: [L]} as the targets for a network of n_layer layers, see in_ranges(). With heads
     curves are {task: [L][H]}, of which the so many largest of each layer are targets, one by one,
     each with the paper's least threshold, 0.05.
+
+    control: as in controlled(), or what the paper also does without (table 3):
+
+      layers    its ranges: each layer has its own target
+      absolute  Huber's loss: no distance is so small that it counts less than in proportion
     """
     targets = {"name": name}
+    if control == "layers":
+        n_ranges = n_layer
     for task, curve in controlled(curves, control).items():
         curve = at_depth(curve, n_layer)
         if heads:
@@ -141,6 +148,8 @@ def targets_of(name, curves, n_layer, control=None, n_ranges=3, heads=0):
             curve = curve.mean(1).tolist()
         else:
             target, threshold = in_ranges(curve, n_ranges)
+        if control == "absolute":
+            threshold = [1e-6] * len(target)
         targets[task] = {"curve": curve, "target": target, "threshold": threshold}
     return targets
 

@@ -120,6 +120,9 @@ def check_reference(args):
     if args.each and (args.control or args.heads):
         sys.exit(f"--each {args.each}: aims at what a network does, row by row; leave --control "
                  "and --heads out")
+    if args.control == "layers" and (args.heads or args.reference == "own"):
+        sys.exit("--control layers: with --heads or --reference own each layer has a target of its "
+                 "own already; leave it out")
     if args.control == "swapped" and args.task != "both":
         sys.exit(f"--control swapped: is of two tasks, and --task {args.task} trains one")
 

@@ -106,19 +106,20 @@ def add_training(parser):
     add("--aia", type=float, default=0., help="weight of the AIA loss; 0 is off, bit for bit")
     add("--aia_start", type=float,
         help="share of the steps after which the second phase begins, in which the learning rate "
-             "falls to zero and AIA acts; 0 is from scratch (default: 0.6, or 0 with --init_from)")
+             "falls to zero and AIA acts (default: 0.6, or 0 with --init_from)")
     add("--aia_every", type=int, default=4,
-        help="AIA acts on every N-th step of its phase, with N times the weight (measured for 4: "
-             "results/aia-before.md); the paper's acts on every step")
+        help="AIA acts on every N-th step of its phase, with N times the weight "
+             "(results/aia-before.md); the paper's acts on every step")
     add("--init_from",
         help="folder of a run to start from: its weights at the end of its first phase; for "
              "another --arch, whose copies start from them, one without copies")
     add("--reference", default="small",
         help="whose curves are the target: small | paper | own (those of --init_from) | a run's "
              "folder (or two: OUT1,OUT2)")
-    add("--control", choices=("swapped", "permuted", "constant"),
-        help="what is made of the reference's curves, to tell whether their content matters: the "
-             "other task's, another layer's, their mean")
+    add("--control", choices=("swapped", "permuted", "constant", "layers", "absolute"),
+        help="AIA with another target, to tell whether its content matters: the other task's "
+             "curve, another layer's number, their mean; or AIA without its ranges of layers, or "
+             "without Huber's loss")
     add("--heads", type=int, default=0,
         help="aim at so many heads of each layer, one by one, those that look most across; 0: at "
              "the mean over all heads, as the paper does. The reference is to be own or runs")
@@ -166,8 +167,7 @@ def add_training(parser):
              "5500, small 4000, base 10000)")
     add("--batch_size", type=int, default=32, help="rows a step")
     add("--accumulate", type=int, default=1,
-        help="parts that a step's rows are taken in, one after the other: the same step in less "
-             "memory")
+        help="parts that a step's rows are taken in: the same step in less memory")
     add("--checkpoint", action="store_true",
         help="keep each layer's input only and compute the layer again in the backward pass: less "
              "memory, one more forward pass")
@@ -175,8 +175,8 @@ def add_training(parser):
         help="compile the layers with torch.compile (default: on a GPU, but for networks with "
              "routers)")
     add("--fsdp", action="store_true",
-        help="with torchrun: weights, gradients and optimiser states in shards, a part a process, "
-             "for networks that outgrow one GPU")
+        help="with torchrun: weights, gradients and optimiser states in shards, for networks that "
+             "outgrow one GPU")
     add("--lr", type=float, default=.004, help="peak learning rate of Muon; AdamW's is 0.4 of it")
     add("--weight_decay", type=float, default=.01,
         help="of the matrices that Muon trains: in a step they lose so much of themselves, times "

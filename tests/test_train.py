@@ -237,6 +237,24 @@ def test_a_control_puts_a_curve_s_numbers_in_the_wrong_place():
     assert aia.controlled(curves, None) == curves
 
 
+def test_aia_can_do_without_ranges_and_without_huber_s_loss():
+    """Then each layer has its own target; or the loss is the distance itself."""
+    curve = [.1, .12, .3, .33, .6, .61]
+    curves = {"generate": curve}
+    plain = aia.targets_of("x", curves, 6)["generate"]
+    layers = aia.targets_of("x", curves, 6, "layers")["generate"]
+    absolute = aia.targets_of("x", curves, 6, "absolute")["generate"]
+    assert len(set(plain["target"])) == 3
+    assert layers["target"] == pytest.approx(curve)
+    assert layers["threshold"] == plain["threshold"] == [.05] * 6
+    assert absolute["target"] == plain["target"]
+    intensity = torch.tensor(curve)[:, None]  # (L, B)
+    target, threshold = [torch.tensor(absolute[name])[:, None] for name in ("target", "threshold")]
+    loss = aia.aia_loss(intensity, torch.tensor([True]), target, threshold)
+    off = (intensity - target).abs().mean()
+    assert loss.item() == pytest.approx(off.item(), abs=1e-5)
+
+
 def test_a_run_aims_at_the_control_of_its_reference(toy, trained, tmp_path, quick):
     """And a reference that is trained for it is kept as it is."""
     flags = ("--aia", .1, "--steps", 2, "--eval_every", 2)
@@ -547,6 +565,7 @@ def test_a_branch_has_the_shape_of_its_source(toy, tmp_path, quick):
     (("--balance", "--task", "generate"), "two tasks in one process"),
     (("--control", "constant", "--reference", "small"), "add --aia"),
     (("--aia", 1, "--control", "constant"), "--reference paper is a table"),
+    (("--aia", 1, "--control", "layers", "--reference", "out/x", "--heads", 2), "already"),
     (("--aia", 1, "--control", "swapped", "--reference", "small", "--task", "generate"),
      "of two tasks"),
     (("--aia", 1, "--reference", "small", "--heads", 2), "says nothing of single heads"),
