@@ -13,6 +13,9 @@ INTRODUCTION = (
     "distances, cosines and correlations less is better, or is claimed. What counts for a claim "
     "was chosen before the runs, unless a page says otherwise.")
 
+# of claims that take no training to look into
+ELSEWHERE = {"round trip": "What that costs: [cost.md](cost.md), by `python -m lab.cost`."}
+
 
 def write_claims(folder):
     """claims.md in the folder of the studies' pages, from their .json files."""
@@ -32,7 +35,7 @@ def write_claims(folder):
         if missing:
             parts.append(f"Nothing yet of {', '.join(missing)}.")
         if not rows and not missing:
-            parts.append("No study of it yet.")
+            parts.append(ELSEWHERE.get(name, "No study of it yet."))
     (folder / "claims.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 

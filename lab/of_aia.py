@@ -44,6 +44,16 @@ ARMS = {
     "weak-light": {"flags": f"--aia 0.1 {EVERY} --reference paper", "steps": 400, "from": "weak"},
     "weak-heavy": {"flags": f"--aia 10 {EVERY} --reference paper", "steps": 400, "from": "weak"},
     "weak-balance": {"flags": "--balance --exam 30", "steps": 400, "from": "weak"},
+    # AIA without what the paper relaxes it by
+    "weak-layers": {"flags": f"{PULLED} --control layers", "steps": 400, "from": "weak"},
+    "weak-absolute": {"flags": f"{PULLED} --control absolute", "steps": 400, "from": "weak"},
+    # references that had less time; and one that draws out of noise, attending both ways
+    "brief-draws": {"flags": "--task generate --batch_size 10 --exam 30", "steps": 1000},
+    "brief-sees": {"flags": "--task understand --batch_size 22 --exam 30", "steps": 1000},
+    "brief-flow": {"flags": "--arch transfusion --task generate --batch_size 10 --exam 30",
+                   "steps": 1000},
+    "weak-brief": {"flags": PULLED, "steps": 400, "from": "weak", "aim": "brief-draws,brief-sees"},
+    "weak-flow": {"flags": PULLED, "steps": 400, "from": "weak", "aim": "brief-flow,brief-sees"},
     # the same where the rows are few, so that it learns them by heart
     "few": {"flags": "--exam 30 --n_train 500", "steps": 400, "from": "weak"},
     "few-small": {"flags": f"{PULLED} --n_train 500 --reference small", "steps": 400,
@@ -53,6 +63,10 @@ ARMS = {
     "few-own": {"flags": f"{PULLED} --n_train 500 --reference own", "steps": 400, "from": "weak"},
     "few-decay": {"flags": "--exam 30 --n_train 500 --weight_decay 1", "steps": 400,
                   "from": "weak"},
+    **{f"few-{n}": {"flags": f"--exam 30 --n_train {n}", "steps": 400, "from": "weak"}
+       for n in (250, 4000)},
+    **{f"few-{n}-paper": {"flags": f"{PULLED} --n_train {n} --reference paper", "steps": 400,
+                          "from": "weak"} for n in (250, 4000)},
     "few-dropout": {"flags": "--exam 30 --n_train 500 --dropout .1", "steps": 400, "from": "weak"},
     # a network that has learned both: the main job's first phase (3,300 steps), and as many steps
     # more as a weak one has; AIA at several weights, and on every fourth step, four times as strong
@@ -140,6 +154,8 @@ CLAIMS = {
                 "sensitive.", AIA),
     "balance": ("To scale both tasks' gradients to the same norm in each step helps both.",
                 "as of Janus-Pro in preference optimisation, arXiv 2603.17044"),
+    "relaxed": ("AIA helps more with targets of ranges of layers, and with Huber's loss, than "
+                "without.", f"{AIA}, table 3"),
     "references": ("References that draw from left to right are better than those that see both "
                    "ways.", AIA),
     "synergy": ("Both tasks together are learned better than one alone.", f"{AIA}, of drawing"),
@@ -363,6 +379,39 @@ STUDIES = {
         "measures": OF_WEAK,
         "tests": {"fine": ([("weak-row", "weak"), ("weak-head", "weak"), ("weak-token", "weak")],
                            LOSSES)},
+    },
+    "scenes": {
+        "question": "Does it hang on how few the rows are whether AIA helps?",
+        "arms": ["few-250", "few-250-paper", "few-4000", "few-4000-paper"],
+        "seeds": 3,
+        "note": "Of 250 and of 4,000 scenes; few.md has 500, weak.md all 40,000.",
+        "rivals": [("few-250-paper", "few-250"), ("few-4000-paper", "few-4000")],
+        "measures": {"best/understand": .005, "best/generate": .002} | OF_WEAK,
+        "tests": {"helps few": ([("few-250-paper", "few-250"), ("few-4000-paper", "few-4000")],
+                                ["best/understand"])},
+    },
+    "relaxed": {
+        "question": "What are ranges of layers and Huber's loss worth to AIA?",
+        "arms": ["weak", "weak-small", "weak-layers", "weak-absolute"],
+        "seeds": 3,
+        "note": "layers: each layer has a target of its own. absolute: the loss is the distance "
+                "itself. The paper says no more of its ablation than that it is without.",
+        "rivals": [("weak-small", "weak-layers"), ("weak-small", "weak-absolute")],
+        "measures": OF_WEAK,
+        "tests": {"relaxed": ([("weak-small", "weak-layers"), ("weak-small", "weak-absolute")],
+                              LOSSES)},
+    },
+    "references": {
+        "question": "Is it better to aim at who draws from left to right, or longer?",
+        "arms": ["weak", "weak-small", "weak-brief", "weak-flow"],
+        "seeds": 3,
+        "note": "weak-brief and weak-flow aim at networks of one task that had 1,000 steps, "
+                "weak-small at what ships, of 5,500. Who draws for weak-flow does it out of noise, "
+                "and attends both ways within a picture; its curve is taken at a fixed set of "
+                "times.",
+        "rivals": [("weak-brief", "weak-flow"), ("weak-small", "weak-brief")],
+        "measures": OF_WEAK,
+        "tests": {"references": ([("weak-brief", "weak-flow")], LOSSES)},
     },
     "mix": {
         "question": "With AIA, which mix of the tasks is the best?",
