@@ -511,3 +511,30 @@ STUDIES = {
                                   [f"conflict {matrix}/mean" for matrix in MATRICES])},
     },
 }
+
+# where AIA was tried: (in words, study, arm, rival)
+REGIMES = [
+    ("main job", "aia", "main", "without"),
+    ("weak, small", "weak", "weak-small", "weak"),
+    ("weak, paper, 0.1", "dose", "weak-light", "weak"),
+    ("weak, paper", "weak", "weak-paper", "weak"),
+    ("weak, paper, 10", "dose", "weak-heavy", "weak"),
+    ("500 scenes, small", "few", "few-small", "few"),
+    ("500 scenes, paper", "few", "few-paper", "few"),
+    ("250 scenes, paper", "scenes", "few-250-paper", "few-250"),
+    ("4,000 scenes, paper", "scenes", "few-4000-paper", "few-4000"),
+    ("12 layers, small", "shapes", "deep-small", "deep"),
+    ("12 layers, paper", "shapes", "deep-paper", "deep"),
+    ("64 channels, small", "shapes", "thin-small", "thin"),
+    ("64 channels, paper", "shapes", "thin-paper", "thin"),
+    ("speckled, its own", "speckled", "speckled-small", "speckled"),
+    ("speckled, paper", "speckled", "speckled-paper", "speckled"),
+    ("strong, paper, 0.1", "late", "strong-light", "strong"),
+    ("strong, paper", "late", "strong-paper", "strong"),
+    ("strong, paper, 10", "late", "strong-heavy", "strong"),
+    ("9 : 1, small", "skew", "draw-more-small", "draw-more"),
+    ("1 : 9, small", "skew", "see-more-small", "see-more"),
+    ("from scratch, small", "scratch", "scratch-small", "scratch"),
+    ("from scratch, fading", "scratch", "scratch-fade", "scratch"),
+    ("from scratch, heads", "scratch", "scratch-heads", "scratch"),
+]

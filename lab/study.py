@@ -28,6 +28,7 @@ from data import checksum
 from lab.claims import write_claims
 from lab.conflict import DRAWS, ROWS, look_at
 from lab.measures import is_of_conflict, read, read_found
+from lab.regimes import write_regimes
 from lab.report import write_report
 from lab.studies import ARMS, STUDIES
 from systems.runs import was_scored
@@ -134,6 +135,7 @@ def main():
     write_report(args.name, study, runs, folder, command)
     if as_planned:
         write_claims(folder)
+        write_regimes(folder)
     print(f"written: {folder / args.name}.md and .png")
 
 

@@ -13,13 +13,15 @@ import pytest
 from PIL import Image
 
 from exam.questions import EXTRA, GENEVAL, MME, MMVP
-from lab import claims, intervals, report, study
+from lab import claims, intervals, regimes, report, study
 from lab.conflict import DRAWS, MATRICES, ROWS
 from lab.dots import HUES
 from lab.intervals import draw_intervals
+from lab.regimes import COLUMNS as OUR_COLUMNS
+from lab.regimes import REGIMES as OUR_REGIMES
+from lab.report import T95, interval, is_kept, verdict
 from lab.studies import CLAIMS as OUR_CLAIMS
 from lab.studies import STUDIES as ALL_STUDIES
-from lab.report import T95, interval, is_kept, verdict
 from systems import flags, plan
 from toy.words import KINDS
 
@@ -116,6 +118,8 @@ STUDIES = {
     "fails": {"question": "Does it end?", "arms": ["fails", "plain"], "seeds": 2,
               "promise": {"summary/answered": (.5, .5)}, "tests": {}}}
 
+REGIMES = [("here", "rivals", "better", "plain"), ("there", "elsewhere", "better", "plain")]
+
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
@@ -130,6 +134,8 @@ def place(tmp_path, monkeypatch):
         monkeypatch.setattr(module, "STUDIES", STUDIES)
     for module in (report, claims):
         monkeypatch.setattr(module, "CLAIMS", CLAIMS)
+    monkeypatch.setattr(regimes, "REGIMES", REGIMES)
+    monkeypatch.setattr(regimes, "COLUMNS", {"loss/generate": "loss to draw"})
     monkeypatch.setattr(study, "revision", lambda: "abc")
     monkeypatch.setattr(study, "lock", lambda _: True)
     monkeypatch.setattr(study.signal, "signal", lambda *_: None)
@@ -547,6 +553,25 @@ def test_the_table_of_student_s_t_is_right():
     (.03, 0., 2, "unclear")])
 def test_a_verdict_goes_by_the_interval(gain, half, n, said):
     assert verdict(gain, half, .01, n) == said
+
+
+def test_where_aia_was_tried_is_one_table_whatever_is_missing(place, monkeypatch):
+    run(monkeypatch, "promise")
+    assert not (place / "results/regimes.md").exists(), "of no regime there is a page yet"
+    run(monkeypatch, "rivals")
+    page = (place / "results/regimes.md").read_text()
+    found = json.loads((place / "results/rivals.json").read_text())["found"]
+    difference, = [one["difference"] for one in found if one["measure"] == "loss/generate"]
+    assert f"| here | [rivals](rivals.md) | 3 | {difference} |" in page
+    assert "Nothing yet of `python -m lab.study elsewhere`." in page
+    assert Image.open(place / "results/regimes.png").width > 600
+
+
+def test_every_regime_is_of_a_study_that_measures_it():
+    for _, name, arm, rival in OUR_REGIMES:
+        about = ALL_STUDIES[name]
+        assert (arm, rival) in about["rivals"]
+        assert set(OUR_COLUMNS) <= set(about["measures"])
 
 
 # ---------------------------------------------------------------------------------------------
