@@ -132,7 +132,7 @@ def targets_of(name, curves, n_layer, control=None, n_ranges=3, heads=0):
     control: as in controlled(), or what the paper also does without (table 3):
 
       layers    its ranges: each layer has its own target
-      absolute  Huber's loss: no distance is so small that it counts less than in proportion
+      absolute  Huber's loss: in its place is the distance itself
     """
     targets = {"name": name}
     if control == "layers":
@@ -149,7 +149,7 @@ def targets_of(name, curves, n_layer, control=None, n_ranges=3, heads=0):
         else:
             target, threshold = in_ranges(curve, n_ranges)
         if control == "absolute":
-            threshold = [1e-6] * len(target)
+            threshold = [1e-6] * len(target)  # beyond its threshold Huber's loss is the distance
         targets[task] = {"curve": curve, "target": target, "threshold": threshold}
     return targets
 

@@ -1,6 +1,6 @@
 """
 lab/claims.py: the page on what is claimed, and what came out here: results/claims.md. lab/study.py
-writes it with every page of a study in results/. The claims stand in lab/studies.py.
+writes it with every page of a study in results/. lab/studies.py has the claims.
 """
 from lab.measures import read_found
 from lab.report import table, title, written

@@ -1,6 +1,6 @@
 """
 lab/study.py: runs what a study needs, and writes what came out, as results/NAME.md and NAME.png.
-The studies themselves stand in lab/studies.py; read that first.
+The studies themselves stand in lab/of_aia.py and lab/of_systems.py; read lab/studies.py first.
 
     python -m lab.study --list
     python -m lab.study scores
@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -40,9 +41,9 @@ from tools.processes import die_with_parent
 from toy.command import make_if_missing
 
 HERE = Path(__file__).parent.parent
-# what a run's numbers hang on, as git names files
+# what a run's numbers hang on, as git names files; of lab/ it is assess.py alone
 CODE = ("*.py", "assets/*.pt", "assets/*.json", "requirements.txt",
-        ":!lab", ":!tests", ":!test_all.py")
+        ":(exclude,glob)lab/[!a]*", ":!lab/__init__.py", ":!tests", ":!test_all.py")
 DATA = "data/toy-nano"
 
 
@@ -56,7 +57,7 @@ class Run:
     steps: int
     sources: list = field(default_factory=list)  # the Runs that it starts from, or aims at
     data: str = DATA       # folder of its data set
-    marks: str = None      # if marks of its source's drawings join its data: flags of lab.assess
+    marks: str = None      # flags of lab.assess, if its source draws and marks join its data
 
     @property
     def record(self):
@@ -72,6 +73,14 @@ class Run:
     def is_begun(self):
         """Whether it left something to go on from."""
         return any((self.folder / name).exists() for name in ("ckpt.pt", "ckpt-before.pt"))
+
+    def lacks_marks(self):
+        """Whether its source is to draw first: it did not, or was made anew since."""
+        if self.marks is None or self.is_begun():
+            return False
+        made = Path(self.data) / "meta.json"
+        scored = self.sources[0].folder / "scores.json"
+        return not made.exists() or made.stat().st_mtime < scored.stat().st_mtime
 
     def said(self):
         return self.log.read_text(errors="replace") if self.log.exists() else ""
@@ -182,7 +191,7 @@ def add_run(runs, arm, seed, root, quick):
              "--seed", str(seed), "--out", str(folder)]
     data = about.get("data", DATA)
     if "marks" in about:
-        data = f"{folder}-data"
+        data = f"{folder}.data"
     if data != DATA or "data" in about:
         words += ["--data", data]
     sources = []
@@ -198,7 +207,10 @@ def add_run(runs, arm, seed, root, quick):
         rows = words[words.index("--batch_size") + 1] if "--batch_size" in words else 32
         words += ["--batch_size", str(int(rows) // 2)]
         words += ["--exam", "10", "--eval_every", str(steps)]  # but where a phase begins
-    runs[arm, seed] = Run(arm, seed, folder, words, steps, sources, data, about.get("marks"))
+    marks = about.get("marks")
+    if marks is not None and quick:
+        marks += " --n 400"
+    runs[arm, seed] = Run(arm, seed, folder, words, steps, sources, data, marks)
     return runs[arm, seed]
 
 
@@ -290,7 +302,11 @@ def train_missing(runs, jobs):
         for run, process in list(active.items()):
             if process.poll() is not None:
                 del active[run]
-                if not run.is_done():
+                if run.is_done() and run.marks is not None:
+                    shutil.rmtree(run.data)  # as large as the data set that they joined
+                elif process.returncode == 0 and run.marks is not None:
+                    waiting.append(run)  # its source was marked, and now it trains
+                elif not run.is_done():
                     failed.append(f"{run.folder}: {why(run, process)}")
         bar.update(sum(run.steps_done() for run in runs) - bar.n)
     bar.close()
@@ -309,36 +325,30 @@ def can_start(run):
 
 
 def launch(run, jobs, code):
-    """A process that trains a run, or goes on with it. It ends when this one does."""
+    """
+    A process that trains a run, or goes on with it; or by which its source draws and is marked,
+    if it is to learn from that. It ends when this one does.
+    """
     if revision() != code:
         sys.exit("\nthe code was changed since this study was started; the same command says what "
                  "can be done")
-    words = run.words
-    if run.is_begun():
-        words = ["--out", str(run.folder), "--resume"]
+    command = [HERE / "train.py", *run.words]
+    if run.lacks_marks():
+        shutil.rmtree(run.data, ignore_errors=True)
+        command = ["-m", "lab.assess", run.sources[0].folder, "--out", run.data,
+                   "--seed", str(run.seed), *run.marks.split()]
+    elif run.is_begun():
+        command = [HERE / "train.py", "--out", str(run.folder), "--resume"]
         record = read(run.record)
         if record["revision"] != code:  # with --mix
             save_json(run.record, record | {"revision": f"{record['revision']}, {code}"})
     else:
-        if run.marks is not None and not Path(run.data).exists():
-            draw_and_mark(run)
         save_json(run.record, record_of(run, jobs, code))
     threads = max(1, os.cpu_count() // jobs)
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     with open(run.log, "w", encoding="utf-8") as log:
-        return subprocess.Popen([sys.executable, HERE / "train.py", *words], env=environment,
+        return subprocess.Popen([sys.executable, *command], env=environment,
                                 stdout=log, stderr=log, preexec_fn=die_with_parent)
-
-
-def draw_and_mark(run):
-    """The data set of a run: its source's, and marks of what that draws. Takes a minute or two."""
-    source = run.sources[0].folder
-    print(f"\n{run.data}: {source} draws, and is marked")
-    words = [str(source), "--out", run.data, "--seed", str(run.seed), *run.marks.split()]
-    done = subprocess.run([sys.executable, "-m", "lab.assess", *words], capture_output=True,
-                          text=True, preexec_fn=die_with_parent)
-    if done.returncode:
-        sys.exit(f"{run.data}: could not be made: {done.stderr.strip().splitlines()[-1]}")
 
 
 def record_of(run, jobs, code):

@@ -98,7 +98,7 @@ def add_training(parser):
     add = parser.add_argument
     add("--stages", choices=("on", "off"),
         help="train in the preset's stages, or everything jointly (default: on with --init_from if "
-             "it has any, as they start from a trained network, else off)")
+             "it has any, else off)")
     add("--old_lr", type=float, default=0.,
         help="where a preset's only stage leaves the weights of --init_from as they are: their "
              "learning rate, as a share of all others'; 0: they stay (lmfusion, llavafusion, "
@@ -106,7 +106,7 @@ def add_training(parser):
     add("--aia", type=float, default=0., help="weight of the AIA loss; 0 is off, bit for bit")
     add("--aia_start", type=float,
         help="share of the steps after which the second phase begins, in which the learning rate "
-             "falls to zero and AIA acts (default: 0.6, or 0 with --init_from)")
+             "falls to zero and AIA acts; 0 is from scratch (default: 0.6, or 0 with --init_from)")
     add("--aia_every", type=int, default=4,
         help="AIA acts on every N-th step of its phase, with N times the weight "
              "(results/aia-before.md); the paper's acts on every step")
@@ -117,9 +117,9 @@ def add_training(parser):
         help="whose curves are the target: small | paper | own (those of --init_from) | a run's "
              "folder (or two: OUT1,OUT2)")
     add("--control", choices=("swapped", "permuted", "constant", "layers", "absolute"),
-        help="AIA with another target, to tell whether its content matters: the other task's "
-             "curve, another layer's number, their mean; or AIA without its ranges of layers, or "
-             "without Huber's loss")
+        help="another target, to tell whether its content matters: swapped, the other task's "
+             "curve; permuted, another layer's number; constant, their mean; or AIA without its "
+             "ranges of layers (layers), or without Huber's loss (absolute)")
     add("--heads", type=int, default=0,
         help="aim at so many heads of each layer, one by one, those that look most across; 0: at "
              "the mean over all heads, as the paper does. The reference is to be own or runs")
@@ -192,8 +192,7 @@ def add_training(parser):
     add("--eval_every", type=int,
         help="steps between evaluations, which also save (default: a tenth of the steps)")
     add("--exam", type=int, default=100,
-        help="size of the toy world's final exam, in prompts a tag: 100 is the benchmarks' own "
-             "size, 0 is none")
+        help="size of the final exam, in prompts a tag: 100 is the benchmarks' own, 0 is none")
     add("--resume", action="store_true",
         help="go on with the run in --out (default: the latest), exactly where it was saved and "
              "with the flags it was begun with (but for --accumulate, --checkpoint, --compile, "

@@ -4,6 +4,7 @@ script that leaves what train.py would.
 """
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -69,12 +70,14 @@ print("1.5 minutes of training; in", out)
 
 ASSESS = """
 import json, pathlib, sys
-source, _, out, *words = sys.argv[1:]
+source, _, out, _, *words = sys.argv[1:]
 if "--fail" in words:
     sys.exit("no luck today")
 assert pathlib.Path(source, "scores.json").exists(), "too early"
 pathlib.Path(out).mkdir()
-pathlib.Path(out, "meta.json").write_text(json.dumps([source, *words]))
+pathlib.Path(out, "meta.json").write_text("{}")
+with open("drawn", "a") as f:
+    print(pathlib.Path(source).name, "--seed", *words, file=f)
 """
 
 ARMS = {"plain": {"flags": "", "steps": 100},
@@ -111,7 +114,7 @@ STUDIES = {
              "promise": {"summary/answered": (.5, .5)}, "tests": {}},
     "marked": {"question": "Is it marked?", "arms": ["marked"], "seeds": 1,
                "promise": {"summary/answered": (.5, .5)}, "tests": {}},
-    "unmarked": {"question": "Can it be?", "arms": ["unmarked"], "seeds": 1,
+    "unmarked": {"question": "Can it be?", "arms": ["unmarked", "better"], "seeds": 1,
                  "promise": {"summary/answered": (.5, .5)}, "tests": {}},
     "stops": {"question": "Does it go on?", "arms": ["stops"], "seeds": 1,
               "promise": {"summary/answered": (.5, .5)}, "tests": {}},
@@ -259,12 +262,32 @@ def test_an_arm_may_train_on_marks_of_what_its_source_draws(place, monkeypatch):
     (place / "lab/assess.py").write_text(ASSESS)
     assert run(monkeypatch, "marked") is None
     assert begun(place) == ["plain-0", "marked-0"]
-    made = json.loads((place / "out/study/marked-0-data/meta.json").read_text())
-    assert made == ["out/study/plain-0", "--seed", "0", "--control", "shuffled"]
-    words = json.loads((place / "out/study/marked-0.json").read_text())["words"]
-    assert words[words.index("--data") + 1] == "out/study/marked-0-data"
+    assert (place / "drawn").read_text().splitlines() == ["plain-0 --seed 0 --control shuffled"]
+    record = json.loads((place / "out/study/marked-0.json").read_text())
+    assert record["words"][-2:] == ["--init_from", "out/study/plain-0"]
+    assert "--data out/study/marked-0.data" in " ".join(record["words"])
+    assert not (place / "out/study/marked-0.data").exists(), "it is large, and was learned from"
+
+
+def test_a_source_that_was_made_anew_draws_anew(place, monkeypatch):
+    (place / "lab").mkdir()
+    (place / "lab/assess.py").write_text(ASSESS)
+    assert run(monkeypatch, "marked") is None
+    remove(place / "out/study/marked-0")
+    data = place / "out/study/marked-0.data"  # of a run that was stopped before it saved anything
+    data.mkdir()
+    (data / "meta.json").write_text("old")
+    os.utime(data / "meta.json", (0, 0))
+    assert run(monkeypatch, "marked") is None
+    assert len((place / "drawn").read_text().splitlines()) == 2
+
+
+def test_who_cannot_be_marked_says_why_and_stops_no_other(place, monkeypatch):
+    (place / "lab").mkdir()
+    (place / "lab/assess.py").write_text(ASSESS)
     said = run(monkeypatch, "unmarked")
-    assert said == "out/study/unmarked-0-data: could not be made: no luck today"
+    assert "out/study/unmarked-0: no luck today" in said
+    assert (place / "out/study/better-0/scores.json").exists()
 
 
 def test_an_arm_may_aim_at_the_runs_of_others(place):

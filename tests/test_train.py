@@ -566,6 +566,7 @@ def test_a_branch_has_the_shape_of_its_source(toy, tmp_path, quick):
     (("--control", "constant", "--reference", "small"), "add --aia"),
     (("--aia", 1, "--control", "constant"), "--reference paper is a table"),
     (("--aia", 1, "--control", "layers", "--reference", "out/x", "--heads", 2), "already"),
+    (("--aia", 1, "--control", "layers", "--reference", "own", "--init_from", "out/x"), "already"),
     (("--aia", 1, "--control", "swapped", "--reference", "small", "--task", "generate"),
      "of two tasks"),
     (("--aia", 1, "--reference", "small", "--heads", 2), "says nothing of single heads"),
