@@ -139,10 +139,10 @@ OF_SHORT = OF_DRAWING | {"loss/understand": .02, "summary/answered": .02}
 PROMPTS = ["a purple cross", "a circle and a square", "three triangles",
            "a circle left of a square", "a red circle and a blue square", "a red cross"]
 OF_SYSTEMS = ("All have the same rows in as many steps, and widths that bring their FLOPs a token "
-              "nearest to emu3's; but lmfusion, llavafusion and metaquery have the width, and are "
-              "trained on, of a network that reads or sees; and by flow a picture is read with "
-              "four noises a step. moe and separate are controls. Nothing names a red cross in "
-              "training.")
+              "nearest to emu3's. But lmfusion, llavafusion and metaquery go on from a network that "
+              "reads or sees, at the end of the first phase of a run as long as theirs, and have "
+              "its width; and by flow a picture is read with four noises a step. moe and separate "
+              "are controls. Nothing names a red cross in training.")
 
 STUDIES = {
     "apart": {
@@ -250,7 +250,8 @@ STUDIES = {
         "question": "Must words' weights learn on, where a network of text learns to draw?",
         "arms": ["fused", "fused-ffn", "fused-slowly", "fused-freely"],
         "seeds": 3,
-        "note": "The network of text had 1,833 steps. fused and fused-ffn leave its weights as "
+        "note": "The network of text had 1,100 steps, all at the peak of its learning rate. fused "
+                "and fused-ffn leave its weights as "
                 "they are, slowly trains them on at a tenth of the learning rate, freely at all of "
                 "it. "
                 "What becomes of its words, where they may change, is not measured.",
@@ -266,7 +267,8 @@ STUDIES = {
         "seeds": 3,
         "note": "By 36 queries through Enc-Proj, one for each token of a picture; by four; through "
                 "Proj-Enc; by none: the decoder is told the last states of the prompt itself. The "
-                "network that is asked sees, and had 1,833 steps.",
+                "network that is asked sees, and had 1,100 steps, all at the peak of its learning "
+                "rate.",
         "rivals": [("asked", "asked-by-4"), ("asked", "asked-proj-enc"),
                    ("asked", "asked-by-none")],
         "measures": OF_DRAWING,

@@ -11,14 +11,19 @@ from lab.report import table
 COLUMNS = {"loss/understand": "loss to see", "loss/generate": "loss to draw",
            "summary/toy-GenEval": "toy-GenEval", "summary/answered": "answered"}
 INTRODUCTION = (
-    "Written by `python -m lab.study`, with every page of a study. Each row is AIA against the same "
-    "training without it, from the same weights: the difference of runs of the same seed, with its "
-    "95 % interval (Student's t). small and paper are the targets, and a number is AIA's weight; "
-    "without one it is 1, on every step, but in the main job 0.1, on every fourth. Of losses less is better, of toy-GenEval and answers more. In the "
-    "picture the unit is what each study calls the smallest difference worth having, and right is "
-    "better; grey: refuted, that is, the interval lies below it.")
-MANY = ("These are many intervals, and one of twenty misses: a single row that leaves zero is not "
-        "much yet, a column that leans to one side is.")
+    "Written by `python -m lab.study`, with every page of a study. Each row is AIA against the "
+    "same training without it: the difference of runs of the same seed, with its 95 % interval "
+    "(Student's t). Of losses less is better, of toy-GenEval and answers more.\n\n"
+    "*small* aims at the curves of single-task networks, *paper* at the paper's table. A number "
+    "at the end is AIA's weight; without one it is 1. AIA acts on every step; but in the main job "
+    "on every fourth, with a weight of 0.1.\n\n"
+    "In the picture right is better, and the unit is what each study calls the smallest "
+    "difference worth having. Green: AIA helps. Grey: it is refuted that it helps so much. Red: "
+    "it harms. Orange: unclear. Losses are those at the end of training; where scenes are few "
+    "they were lower before, and who stops there is the fairer rival ([few.md](few.md)).")
+MANY = (
+    "These are many intervals, and one of twenty misses. That most rows of a measure lean to one "
+    "side says more than one row; but rows with the same rival share its runs, and so its luck.")
 
 
 def write_regimes(folder):
@@ -35,12 +40,13 @@ def write_regimes(folder):
                  if (one["arm"], one.get("rival")) == (arm, rival)}
         cells = []
         for measure, name in COLUMNS.items():
-            one = found[measure]
-            cells.append(one["difference"])
-            groups[name].append((words, one["gain"] / one["worth"], one["half"] / one["worth"],
-                                 one["verdict"]))
-        seeds = found["loss/generate"]["seeds"]
-        rows.append([words, f"[{study}]({study}.md)", str(seeds), *cells])
+            one = found.get(measure, {})
+            cells.append(one.get("difference", ""))
+            if "gain" in one:
+                groups[name].append((words, one["gain"] / one["worth"],
+                                     one["half"] / one["worth"], one["verdict"]))
+        seeds = [str(one["seeds"]) for one in found.values()][:1]
+        rows.append([words, f"[{study}]({study}.md)", *(seeds or [""]), *cells])
     if not rows:
         return
     parts = ["# Where AIA was tried, and what it changed", INTRODUCTION,
@@ -49,4 +55,5 @@ def write_regimes(folder):
     if missing:
         parts.append(f"Nothing yet of {', '.join(dict.fromkeys(missing))}.")
     (folder / "regimes.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    draw_intervals(list(groups.items()), folder / "regimes.png")
+    groups = [(name, rows) for name, rows in groups.items() if rows]
+    draw_intervals(groups, folder / "regimes.png")

@@ -104,8 +104,8 @@ def check_reference(args):
     if args.control and not args.aia:
         sys.exit(f"--control {args.control}: changes what AIA aims at; add --aia 0.1")
     if args.control and args.reference == "paper":
-        sys.exit("--control: is of measured curves, and --reference paper is a table, which stays as "
-                 "it is; take another reference")
+        sys.exit("--control: is of measured curves, and --reference paper is a table, which stays "
+                 "as it is; take another reference")
     if (args.heads or args.each or args.aia_fade) and not args.aia:
         sys.exit("--heads, --each and --aia_fade are of AIA; add --aia 0.1")
     if args.heads and world * args.accumulate > 1:

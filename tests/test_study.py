@@ -121,7 +121,8 @@ STUDIES = {
     "fails": {"question": "Does it end?", "arms": ["fails", "plain"], "seeds": 2,
               "promise": {"summary/answered": (.5, .5)}, "tests": {}}}
 
-REGIMES = [("here", "rivals", "better", "plain"), ("there", "elsewhere", "better", "plain")]
+REGIMES = [("here", "rivals", "better", "plain"), ("there", "elsewhere", "better", "plain"),
+           ("nowhere", "rivals", "worse", "plain")]
 
 
 @pytest.fixture
@@ -587,6 +588,7 @@ def test_where_aia_was_tried_is_one_table_whatever_is_missing(place, monkeypatch
     difference, = [one["difference"] for one in found if one["measure"] == "loss/generate"]
     assert f"| here | [rivals](rivals.md) | 3 | {difference} |" in page
     assert "Nothing yet of `python -m lab.study elsewhere`." in page
+    assert "| nowhere | [rivals](rivals.md) |  |  |" in page
     assert Image.open(place / "results/regimes.png").width > 600
 
 
