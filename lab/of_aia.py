@@ -8,6 +8,7 @@ from toy.words import KINDS
 
 EVERY = "--aia_every 1 --exam 30"
 PULLED = f"--aia 1 {EVERY}"
+SELDOM = "--eval_every 100"  # ten evaluations take as long as a hundred steps
 SPECKLED = "data/speckled-nano"
 DEEP = "--n_layer 12 --n_embd 64"
 THIN = "--n_embd 64"
@@ -71,29 +72,31 @@ ARMS = {
     # a network that has learned both: the main job's first phase (3,300 steps), and as many steps
     # more as a weak one has; AIA at several weights, and on every fourth step, four times as strong
     "strong": {"flags": "--aia_start .892 --exam 30", "steps": 3700},
-    "strong-light": {"flags": f"--aia 0.1 {EVERY} --reference paper", "steps": 400,
+    "strong-light": {"flags": f"--aia 0.1 {EVERY} --reference paper {SELDOM}", "steps": 400,
                      "from": "strong"},
-    "strong-paper": {"flags": f"{PULLED} --reference paper", "steps": 400, "from": "strong"},
-    "strong-heavy": {"flags": f"--aia 10 {EVERY} --reference paper", "steps": 400,
+    "strong-paper": {"flags": f"{PULLED} --reference paper {SELDOM}", "steps": 400,
                      "from": "strong"},
-    "strong-every": {"flags": f"--aia 0.1 {EVERY}", "steps": 400, "from": "strong"},
-    "strong-fourth": {"flags": "--aia 0.1 --exam 30", "steps": 400, "from": "strong"},
+    "strong-heavy": {"flags": f"--aia 10 {EVERY} --reference paper {SELDOM}", "steps": 400,
+                     "from": "strong"},
+    "strong-every": {"flags": f"--aia 0.1 {EVERY} {SELDOM}", "steps": 400, "from": "strong"},
+    "strong-fourth": {"flags": f"--aia 0.1 --exam 30 {SELDOM}", "steps": 400, "from": "strong"},
     # other mixes of the tasks, with AIA; and, where the network is strong, one task of ten
     **{f"mix-{a}-to-{b}": {"flags": f"{PULLED} --ratio {a}:{b}", "steps": 400, "from": "weak"}
        for a, b in ((1, 1), (2, 1), (4, 1), (1, 2))},
-    "draw-more": {"flags": "--ratio 9:1 --exam 30", "steps": 400, "from": "strong"},
-    "draw-more-small": {"flags": f"{PULLED} --ratio 9:1", "steps": 400, "from": "strong"},
-    "draw-more-own": {"flags": f"{PULLED} --ratio 9:1 --reference own", "steps": 400,
+    "draw-more": {"flags": f"--ratio 9:1 --exam 30 {SELDOM}", "steps": 400, "from": "strong"},
+    "draw-more-small": {"flags": f"{PULLED} --ratio 9:1 {SELDOM}", "steps": 400,
+                        "from": "strong"},
+    "draw-more-own": {"flags": f"{PULLED} --ratio 9:1 --reference own {SELDOM}", "steps": 400,
                       "from": "strong"},
-    "see-more": {"flags": "--ratio 1:9 --exam 30", "steps": 400, "from": "strong"},
-    "see-more-small": {"flags": f"{PULLED} --ratio 1:9", "steps": 400, "from": "strong"},
-    "see-more-own": {"flags": f"{PULLED} --ratio 1:9 --reference own", "steps": 400,
+    "see-more": {"flags": f"--ratio 1:9 --exam 30 {SELDOM}", "steps": 400, "from": "strong"},
+    "see-more-small": {"flags": f"{PULLED} --ratio 1:9 {SELDOM}", "steps": 400, "from": "strong"},
+    "see-more-own": {"flags": f"{PULLED} --ratio 1:9 --reference own {SELDOM}", "steps": 400,
                      "from": "strong"},
     # from the first step on
-    "scratch": {"flags": "--aia_start 0 --exam 30", "steps": 600},
-    "scratch-small": {"flags": f"{PULLED} --aia_start 0", "steps": 600},
-    "scratch-fade": {"flags": f"{PULLED} --aia_start 0 --aia_fade", "steps": 600},
-    "scratch-heads": {"flags": f"{PULLED} --aia_start 0 --heads 2", "steps": 600,
+    "scratch": {"flags": f"--aia_start 0 --exam 30 {SELDOM}", "steps": 600},
+    "scratch-small": {"flags": f"{PULLED} --aia_start 0 {SELDOM}", "steps": 600},
+    "scratch-fade": {"flags": f"{PULLED} --aia_start 0 --aia_fade {SELDOM}", "steps": 600},
+    "scratch-heads": {"flags": f"{PULLED} --aia_start 0 --heads 2 {SELDOM}", "steps": 600,
                       "aim": "strong"},
     # other shapes
     "deep": {"flags": f"{DEEP} --exam 30", "steps": 1000},
