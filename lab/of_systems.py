@@ -2,14 +2,14 @@
 lab/of_systems.py: the studies of ways to take the network apart, or to see and draw otherwise than
 token by token. lab/studies.py tells what the words mean, and has all studies.
 """
-from lab.of_aia import AIA, CURVES, LOSSES, OURS, SCORES
+from lab.of_aia import AIA, CURVES, LOSSES, OURS, SCORES, SELDOM
 
-SHORT = "--stages off --exam 30"
+SHORT = f"--stages off --exam 30 {SELDOM}"
 SEE = "--task understand --batch_size 22 --see patches --exam 30"
 NEW_EYES = "--no-pretrained"
 UTAMOE = f"--arch utamoe {NEW_EYES} --exam 30"
-FUSED = "--arch lmfusion --exam 30"
-ASKED = "--arch metaquery --batch_size 10 --exam 30"
+FUSED = f"--arch lmfusion --exam 30 {SELDOM}"
+ASKED = f"--arch metaquery --batch_size 10 --exam 30 {SELDOM}"
 # token by token; of those that draw otherwise see systems/README.md
 OTHERS = {"januspro": NEW_EYES, "evev2": "", "bagel": f"--draw tokens --no-full {NEW_EYES}",
           "utamoe": NEW_EYES, "moe": "", "separate": ""}
@@ -139,10 +139,10 @@ OF_SHORT = OF_DRAWING | {"loss/understand": .02, "summary/answered": .02}
 PROMPTS = ["a purple cross", "a circle and a square", "three triangles",
            "a circle left of a square", "a red circle and a blue square", "a red cross"]
 OF_SYSTEMS = ("All have the same rows in as many steps, and widths that bring their FLOPs a token "
-              "nearest to emu3's. But lmfusion, llavafusion and metaquery go on from a network that "
-              "reads or sees, at the end of the first phase of a run as long as theirs, and have "
-              "its width; and by flow a picture is read with four noises a step. moe and separate "
-              "are controls. Nothing names a red cross in training.")
+              "nearest to emu3's. But lmfusion, llavafusion and metaquery go on from a network "
+              "that reads or sees, at the end of the first phase of a run as long as theirs, and "
+              "have its width; and by flow a picture is read with four noises a step. moe and "
+              "separate are controls. Nothing names a red cross in training.")
 
 STUDIES = {
     "apart": {
