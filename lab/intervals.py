@@ -1,9 +1,10 @@
 """
-lab/intervals.py: the picture of a study's verdicts, drawn with Pillow: for each rival a row a
-measure, the 95 % interval of the difference as a line, its mean as a dot.
+lab/intervals.py: pictures of verdicts, drawn with Pillow: the 95 % interval of a difference as a
+line, its mean as a dot. Of a study for each rival a row a measure; of many studies a grid, a row a
+regime and a column a measure.
 
-All rows share one axis, whose unit is each measure's smallest difference worth having: what lies
-within the grey band is too small. The right is the side that is claimed.
+All share one axis, whose unit is each measure's smallest difference worth having: what lies within
+the grey band is too small. The right is the side that is claimed.
 """
 from math import ceil
 
@@ -22,6 +23,8 @@ VERDICT = 130  # the column of verdicts
 HEADING = 30   # the height of a rival's heading
 ROW = 20
 FOOTER = 42
+COLUMN = 170   # a column of a grid
+GAP = 24
 
 
 def draw_intervals(groups, path):
@@ -54,15 +57,55 @@ def draw_intervals(groups, path):
     pen.save(path)
 
 
+def draw_grid(columns, rows, path, reach=8):
+    """
+    Writes a PNG of rows [(label, [(gain, half, verdict), or None])], a cell for each of the named
+    columns; gain and half are as above. reach: of every axis, in units
+    """
+    height = ROW * len(rows)
+    pen = Pen(LABEL + (COLUMN + GAP) * len(columns), HEADING + height + FOOTER)
+    for i, name in enumerate(columns):
+        left = LABEL + (COLUMN + GAP) * i
+
+        def x(units):
+            return left + (1 + units / reach) * COLUMN / 2
+
+        pen.write(x(0), HEADING - 14, name, "mm", pen.title_font)
+        bottom = HEADING + height
+        pen.fill([(x(-1), HEADING), (x(1), HEADING), (x(1), bottom), (x(-1), bottom)], BAND)
+        pen.line((x(0), HEADING), (x(0), bottom), INK, 1)
+        for j, (_, cells) in enumerate(rows):
+            y = HEADING + ROW * (j + .5)
+            pen.line((left, y + ROW / 2), (left + COLUMN, y + ROW / 2), GRID, 1)
+            if cells[i] is not None:
+                gain, half, _ = cells[i]
+                draw_interval(pen, y, x, reach, gain, half, hue_of(*cells[i]))
+        for units in (-reach, 0, reach):
+            pen.write(x(units), bottom + 12, f"{units:+d}" if units else "0", "mm")
+    for j, (label, _) in enumerate(rows):
+        pen.write(LABEL - 10, HEADING + ROW * (j + .5), label, "rm")
+    pen.write(LABEL + (COLUMN + GAP) * len(columns) / 2, HEADING + height + 30,
+              "difference, in units of the smallest worth having; right: better", "mm")
+    pen.save(path)
+
+
 def draw_row(pen, y, x, reach, row):
     label, gain, half, verdict = row
-    low, high = [max(-reach, min(reach, end)) for end in (gain - half, gain + half)]
-    hue = HUES[verdict]
-    if verdict == "refuted" and gain + half < 0:
-        hue = OPPOSITE
-        verdict = "the opposite"
+    hue = hue_of(gain, half, verdict)
     pen.write(LABEL - 10, y, label, "rm")
     pen.line((LABEL, y + ROW / 2), (LABEL + WIDTH, y + ROW / 2), GRID, 1)
+    draw_interval(pen, y, x, reach, gain, half, hue)
+    pen.write(LABEL + WIDTH + 12, y, "the opposite" if hue == OPPOSITE else verdict, "lm")
+
+
+def hue_of(gain, half, verdict):
+    is_opposite = verdict == "refuted" and gain + half < 0
+    return OPPOSITE if is_opposite else HUES[verdict]
+
+
+def draw_interval(pen, y, x, reach, gain, half, hue):
+    """x: where on the axis so many units are; what lies beyond its reach ends in an arrow"""
+    low, high = [max(-reach, min(reach, end)) for end in (gain - half, gain + half)]
     pen.line((x(low), y), (x(high), y), hue, 2)
     if gain - half < -reach:
         draw_arrow(pen, x(-reach), y, -6, hue)
@@ -71,7 +114,6 @@ def draw_row(pen, y, x, reach, row):
     if abs(gain) <= reach:
         r = 4
         pen.drawing.ellipse(pen.enlarge([(x(gain) - r, y - r), (x(gain) + r, y + r)]), hue)
-    pen.write(LABEL + WIDTH + 12, y, verdict, "lm")
 
 
 def draw_arrow(pen, x, y, length, hue):

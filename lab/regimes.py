@@ -3,7 +3,7 @@ lab/regimes.py: where AIA was tried, and what it changed, as one table and one p
 results/regimes.md and .png. lab/study.py writes them with every page of a study in results/. What
 is a regime stands in lab/of_aia.py.
 """
-from lab.intervals import draw_intervals
+from lab.intervals import draw_grid
 from lab.measures import read_found
 from lab.of_aia import REGIMES
 from lab.report import table
@@ -30,7 +30,7 @@ def write_regimes(folder):
     """regimes.md and regimes.png in the folder of the studies' pages, from their .json files."""
     rows = []
     missing = []
-    groups = {name: [] for name in COLUMNS.values()}
+    drawn = []
     for words, study, arm, rival in REGIMES:
         file = folder / f"{study}.json"
         if not file.exists():
@@ -39,12 +39,15 @@ def write_regimes(folder):
         found = {one["measure"]: one for one in read_found(file, study)
                  if (one["arm"], one.get("rival")) == (arm, rival)}
         cells = []
-        for measure, name in COLUMNS.items():
+        intervals = []
+        for measure in COLUMNS:
             one = found.get(measure, {})
             cells.append(one.get("difference", ""))
-            if "gain" in one:
-                groups[name].append((words, one["gain"] / one["worth"],
-                                     one["half"] / one["worth"], one["verdict"]))
+            cell = None
+            if "gain" in one:  # else it was not measured
+                cell = one["gain"] / one["worth"], one["half"] / one["worth"], one["verdict"]
+            intervals.append(cell)
+        drawn.append((words, intervals))
         seeds = [str(one["seeds"]) for one in found.values()][:1]
         rows.append([words, f"[{study}]({study}.md)", *(seeds or [""]), *cells])
     if not rows:
@@ -55,5 +58,4 @@ def write_regimes(folder):
     if missing:
         parts.append(f"Nothing yet of {', '.join(dict.fromkeys(missing))}.")
     (folder / "regimes.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    groups = [(name, rows) for name, rows in groups.items() if rows]
-    draw_intervals(groups, folder / "regimes.png")
+    draw_grid(list(COLUMNS.values()), drawn, folder / "regimes.png")
