@@ -64,29 +64,34 @@ def draw_grid(columns, rows, path, reach=8):
     """
     height = ROW * len(rows)
     pen = Pen(LABEL + (COLUMN + GAP) * len(columns), HEADING + height + FOOTER)
-    for i, name in enumerate(columns):
-        left = LABEL + (COLUMN + GAP) * i
-
-        def x(units):
-            return left + (1 + units / reach) * COLUMN / 2
-
-        pen.write(x(0), HEADING - 14, name, "mm", pen.title_font)
-        bottom = HEADING + height
-        pen.fill([(x(-1), HEADING), (x(1), HEADING), (x(1), bottom), (x(-1), bottom)], BAND)
-        pen.line((x(0), HEADING), (x(0), bottom), INK, 1)
-        for j, (_, cells) in enumerate(rows):
-            y = HEADING + ROW * (j + .5)
-            pen.line((left, y + ROW / 2), (left + COLUMN, y + ROW / 2), GRID, 1)
-            if cells[i] is not None:
-                gain, half, _ = cells[i]
-                draw_interval(pen, y, x, reach, gain, half, hue_of(*cells[i]))
-        for units in (-reach, 0, reach):
-            pen.write(x(units), bottom + 12, f"{units:+d}" if units else "0", "mm")
     for j, (label, _) in enumerate(rows):
         pen.write(LABEL - 10, HEADING + ROW * (j + .5), label, "rm")
+    for i, name in enumerate(columns):
+        left = LABEL + (COLUMN + GAP) * i
+        draw_column(pen, left, name, [cells[i] for _, cells in rows], reach)
     pen.write(LABEL + (COLUMN + GAP) * len(columns) / 2, HEADING + height + 30,
               "difference, in units of the smallest worth having; right: better", "mm")
     pen.save(path)
+
+
+def draw_column(pen, left, name, cells, reach):
+    """A column of a grid: its name, its band, an interval in each cell that has one, its axis."""
+    bottom = HEADING + ROW * len(cells)
+
+    def x(units):
+        return left + (1 + units / reach) * COLUMN / 2
+
+    pen.write(x(0), HEADING - 14, name, "mm", pen.title_font)
+    pen.fill([(x(-1), HEADING), (x(1), HEADING), (x(1), bottom), (x(-1), bottom)], BAND)
+    pen.line((x(0), HEADING), (x(0), bottom), INK, 1)
+    for j, cell in enumerate(cells):
+        y = HEADING + ROW * (j + .5)
+        pen.line((left, y + ROW / 2), (left + COLUMN, y + ROW / 2), GRID, 1)
+        if cell is not None:
+            gain, half, verdict = cell
+            draw_interval(pen, y, x, reach, gain, half, hue_of(gain, half, verdict))
+    for units in (-reach, 0, reach):
+        pen.write(x(units), bottom + 12, f"{units:+d}" if units else "0", "mm")
 
 
 def draw_row(pen, y, x, reach, row):

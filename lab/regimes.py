@@ -18,9 +18,10 @@ INTRODUCTION = (
     "at the end is AIA's weight; without one it is 1. AIA acts on every step; but in the main job "
     "on every fourth, with a weight of 0.1.\n\n"
     "In the picture right is better, and the unit is what each study calls the smallest "
-    "difference worth having. Green: AIA helps. Grey: it is refuted that it helps so much. Red: "
-    "it harms. Orange: unclear. Losses are those at the end of training; where scenes are few "
-    "they were lower before, and who stops there is the fairer rival ([few.md](few.md)).")
+    "difference worth having. Green: AIA helps; blue: but less than that. Grey: it is refuted "
+    "that it helps so much. Red: it harms. Orange: unclear. Losses are those at the end of "
+    "training; where scenes are few they were lower before, and who stops there is the fairer "
+    "rival ([few.md](few.md)).")
 MANY = (
     "These are many intervals, and one of twenty misses. That most rows of a measure lean to one "
     "side says more than one row; but rows with the same rival share its runs, and so its luck.")
@@ -38,18 +39,19 @@ def write_regimes(folder):
             continue
         found = {one["measure"]: one for one in read_found(file, study)
                  if (one["arm"], one.get("rival")) == (arm, rival)}
+        seeds = ""
         cells = []
         intervals = []
         for measure in COLUMNS:
             one = found.get(measure, {})
             cells.append(one.get("difference", ""))
-            cell = None
+            interval = None
             if "gain" in one:  # else it was not measured
-                cell = one["gain"] / one["worth"], one["half"] / one["worth"], one["verdict"]
-            intervals.append(cell)
+                interval = one["gain"] / one["worth"], one["half"] / one["worth"], one["verdict"]
+                seeds = str(one["seeds"])
+            intervals.append(interval)
         drawn.append((words, intervals))
-        seeds = [str(one["seeds"]) for one in found.values()][:1]
-        rows.append([words, f"[{study}]({study}.md)", *(seeds or [""]), *cells])
+        rows.append([words, f"[{study}]({study}.md)", seeds, *cells])
     if not rows:
         return
     parts = ["# Where AIA was tried, and what it changed", INTRODUCTION,

@@ -189,10 +189,10 @@ def add_run(runs, arm, seed, root, quick):
     folder = root / f"{arm}-{seed}"
     words = [*about["flags"].split(), "--size", "nano", "--steps", str(steps),
              "--seed", str(seed), "--out", str(folder)]
-    data = about.get("data", DATA)
+    data = about.get("data")
     if "marks" in about:
         data = f"{folder}.data"
-    if data != DATA or "data" in about:
+    if data:
         words += ["--data", data]
     sources = []
     another = seed - 1 if seed else 1
@@ -210,7 +210,7 @@ def add_run(runs, arm, seed, root, quick):
     marks = about.get("marks")
     if marks is not None and quick:
         marks += " --n 400"
-    runs[arm, seed] = Run(arm, seed, folder, words, steps, sources, data, marks)
+    runs[arm, seed] = Run(arm, seed, folder, words, steps, sources, data or DATA, marks)
     return runs[arm, seed]
 
 
